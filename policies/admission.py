@@ -1,0 +1,190 @@
+"""Quotas, and the one question asked of them: is there room in all of them at once?
+
+A quota is one idea for every kind of limit: a number per window, whose windows are told apart by a *partition key*
+(whose budget is spent) and which applies to the requests that *match*. A request meets several quotas; it takes its
+cost from all of them or from none, so that a request which waits for one never occupies another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+
+from policies.descriptor import Descriptor
+from policies.window import IN_FLIGHT, CompletionLog, SendLog, Window
+
+
+class Counts(StrEnum):
+    """When a request spends the quota."""
+
+    REQUESTS = "requests"  # every request that a client makes, answered from the cache or not
+    UPSTREAM = "upstream"  # every request that is sent to the exchange
+
+
+class WindowKind(StrEnum):
+    HELD = "held"
+    SENT = "sent"
+
+
+class WhenFull(StrEnum):
+    WAIT = "wait"
+    REFUSE = "refuse"
+
+
+class RefuseWith(StrEnum):
+    HTTP = "http"  # 429: the gateway's own rule speaks
+    BYBIT = "bybit"  # 200 with the exchange's own code: clients retry by themselves
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which requests a quota applies to; None means any."""
+
+    endpoint: frozenset[str] | None = None
+    path: frozenset[str] | None = None
+    method: frozenset[str] | None = None
+    tier: frozenset[str] | None = None
+    signed: bool | None = None
+
+    def accepts(self, request: Descriptor) -> bool:
+        return (
+            (self.endpoint is None or request.endpoint in self.endpoint)
+            and (self.path is None or request.path in self.path)
+            and (self.method is None or request.method in self.method)
+            and (self.tier is None or request.tier in self.tier)
+            and (self.signed is None or request.signed == self.signed)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    name: str
+    limit: int
+    window_us: int
+    partition: tuple[str, ...]
+    match: Match = Match()
+    counts: Counts = Counts.UPSTREAM
+    window: WindowKind = WindowKind.SENT
+    when_full: WhenFull = WhenFull.WAIT
+    refuse_with: RefuseWith = RefuseWith.HTTP
+    shadow: bool = False
+
+    def new_window(self) -> Window:
+        kind = CompletionLog if self.window is WindowKind.HELD else SendLog
+        return kind(self.limit, self.window_us)
+
+
+class Charge(NamedTuple):
+    """What one request takes from one quota. `key` names the window: the quota and whose budget it is."""
+
+    quota: Quota
+    key: tuple[str, ...]
+    cost: int
+
+
+class Admitted(NamedTuple):
+    """Room in every enforced quota, and taken. `over` are shadow quotas that would have said no."""
+
+    over: tuple[Charge, ...] = ()
+
+
+class Deferred(NamedTuple):
+    """No room now, nothing taken. `binding` is the quota to blame: one that refuses, or else the longest wait."""
+
+    wait_us: int
+    binding: Charge
+
+    @property
+    def in_flight(self) -> bool:
+        """Only a completion can make room; no clock can tell when."""
+        return self.wait_us == IN_FLIGHT
+
+
+class Why(StrEnum):
+    """Why a request was refused."""
+
+    FULL = "full"  # the rule says refuse
+    QUEUE = "queue"  # too many wait already
+    DEADLINE = "deadline"  # its turn would come too late
+
+
+class Refused(NamedTuple):
+    """Not admitted, nothing held. `wait_us`: after that long another try has a chance."""
+
+    why: Why
+    charge: Charge
+    wait_us: int
+
+
+Admission = Admitted | Deferred
+_ADMITTED = Admitted()
+
+
+class Rulebook:
+    """All quotas that are asked at one point of a request's life, in the order of the configuration."""
+
+    def __init__(self, quotas: Sequence[Quota]) -> None:
+        self.quotas = tuple(quotas)
+        self._by_path = any(quota.match.path is not None for quota in quotas)
+        # What a rule can see of a request repeats from request to request; a path does only where a rule names it.
+        self._remembered = lru_cache(maxsize=8192)(self._charges)
+
+    def charges(self, request: Descriptor) -> tuple[Charge, ...]:
+        """What the request spends. A quota whose partition the request lacks (no API key, no tier) is not met."""
+        path = request.path if self._by_path else ""
+        return self._remembered(request._replace(path=path, query="", deadline_us=None))
+
+    def _charges(self, request: Descriptor) -> tuple[Charge, ...]:
+        charges = []
+        for quota in self.quotas:
+            key = self._key(quota, request)
+            if key is not None:
+                charges.append(Charge(quota, key, request.cost))
+        return tuple(charges)
+
+    @staticmethod
+    def _key(quota: Quota, request: Descriptor) -> tuple[str, ...] | None:
+        if not quota.match.accepts(request):
+            return None
+        parts = [getattr(request, part) for part in quota.partition]
+        return None if None in parts else (quota.name, *parts)
+
+
+def admit(states: Sequence[tuple[Charge, Window]], now_us: int) -> Admission:
+    """Take every charge from its window, or none of them.
+
+    Shadow quotas never stand in the way: where they have room they are taken, where not they are reported.
+    """
+    binding: Deferred | None = None
+    over: list[Charge] = []
+    for charge, window in states:
+        wait = window.wait_us(charge.cost, now_us)
+        if wait == 0:
+            continue
+        if charge.quota.shadow:
+            over.append(charge)
+        elif binding is None or _outranks(charge, wait, binding):
+            binding = Deferred(wait, charge)
+    if binding is not None:
+        return binding
+    if not over:
+        for charge, window in states:
+            window.take(charge.cost, now_us)
+        return _ADMITTED
+    for charge, window in states:
+        if charge not in over:
+            window.take(charge.cost, now_us)
+    return Admitted(tuple(over))
+
+
+def _outranks(charge: Charge, wait_us: int, than: Deferred) -> bool:
+    """A quota that refuses is the answer to the client; between equals, the longer wait decides when to ask again."""
+    refuses = charge.quota.when_full is WhenFull.REFUSE
+    if refuses != (than.binding.quota.when_full is WhenFull.REFUSE):
+        return refuses
+    if than.wait_us == IN_FLIGHT:
+        return False
+    return wait_us == IN_FLIGHT or wait_us > than.wait_us

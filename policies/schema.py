@@ -1,0 +1,242 @@
+"""YAML becomes types here: the sections of the configuration that are policies.
+
+Past this door there are no dicts, no defaults and no strings that mean durations. A mistake is a PolicyError that
+collects every problem with its place; proxy/config.py adds file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from policies import quantities
+from policies.admission import Counts, Match, Quota, RefuseWith, WhenFull, WindowKind
+from policies.caching import CandleLifetimes
+
+
+class Section(BaseModel):
+    """A mapping of the configuration: every key is known, every value has the type it says, nothing changes later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+def _duration(value: Any) -> int:
+    if isinstance(value, str):
+        return quantities.duration_us(value)
+    raise ValueError(f"expected a duration with a unit such as 5s or 250ms, got {_shown(value)}")
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str):
+        return quantities.size_bytes(value)
+    raise ValueError(f"expected a size with a unit such as 64MiB, got {_shown(value)}")
+
+
+def _rate(value: Any) -> quantities.Rate:
+    if isinstance(value, str):
+        return quantities.rate(value)
+    raise ValueError(f"expected a quota such as 600/5s, got {_shown(value)}")
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _text(value: Any) -> Any:
+    """A number where a name is wanted was meant as a name."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)
+
+
+DurationUs = Annotated[int, BeforeValidator(_duration)]
+PositiveDurationUs = Annotated[int, BeforeValidator(_duration), Field(gt=0)]
+SizeBytes = Annotated[int, BeforeValidator(_size)]
+RateText = Annotated[quantities.Rate, BeforeValidator(_rate)]
+Name = Annotated[str, BeforeValidator(_text), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Partition = Literal["egress", "ip", "endpoint", "api_key", "client", "tier"]
+Words = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1, strict=False)]
+
+
+class MatchSection(Section):
+    """Which requests a rule applies to. A word or a list of words; what is left out matches everything."""
+
+    endpoint: Words | None = None
+    path: Words | None = None
+    method: Words | None = None
+    tier: Words | None = None
+    signed: bool | None = None
+
+    @field_validator("endpoint")
+    @classmethod
+    def _endpoints_exist(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        known: frozenset[str] = (info.context or {}).get("endpoints", frozenset())
+        for name in value or ():
+            if known and name not in known:
+                raise ValueError(f"expected the name of an endpoint, got {name!r}{_nearest(name, known)}")
+        return value
+
+    @field_validator("path")
+    @classmethod
+    def _paths_are_paths(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for path in value or ():
+            if not path.startswith("/") or "?" in path:
+                raise ValueError(f"expected a path such as /v5/market/kline, without a query, got {path!r}")
+        return value
+
+    @field_validator("method")
+    @classmethod
+    def _methods_are_capitals(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for method in value or ():
+            if not (method.isascii() and method.isalpha() and method.isupper()):
+                raise ValueError(f"expected a method in capitals such as GET, got {method!r}")
+        return value
+
+    def compiled(self) -> Match:
+        def many(words: tuple[str, ...] | None) -> frozenset[str] | None:
+            return None if words is None else frozenset(words)
+
+        return Match(many(self.endpoint), many(self.path), many(self.method), many(self.tier), self.signed)
+
+
+class LimitSection(Section):
+    """One rule of `limits`."""
+
+    name: Name
+    quota: RateText
+    match: MatchSection = MatchSection()
+    partition: Annotated[tuple[Partition, ...], BeforeValidator(_one_or_many), Field(strict=False)] = ("egress",)
+    counts: Annotated[Counts, Field(strict=False)] = Counts.UPSTREAM
+    window: Annotated[WindowKind, Field(strict=False)] | None = None
+    when_full: Annotated[WhenFull, Field(strict=False)] | None = None
+    refuse_with: Annotated[RefuseWith, Field(strict=False)] = RefuseWith.HTTP
+    shadow: bool = False
+
+    @field_validator("partition")
+    @classmethod
+    def _parts_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"expected each part once, got {', '.join(value)}")
+        return value
+
+    def compiled(self) -> Quota:
+        """The quota, with the defaults that are safe for its purpose.
+
+        A rule that answers in the exchange's name models the exchange's own limit, so it is held until the reply; a
+        client's own quota refuses, a quota on what is sent waits.
+        """
+        models_exchange = self.refuse_with is RefuseWith.BYBIT and self.counts is Counts.UPSTREAM
+        upstream = self.counts is Counts.UPSTREAM
+        return Quota(
+            name=self.name,
+            limit=self.quota.limit,
+            window_us=self.quota.window_us,
+            partition=self.partition,
+            match=self.match.compiled(),
+            counts=self.counts,
+            window=self.window or (WindowKind.HELD if models_exchange else WindowKind.SENT),
+            when_full=self.when_full or (WhenFull.WAIT if upstream else WhenFull.REFUSE),
+            refuse_with=self.refuse_with,
+            shadow=self.shadow,
+        )
+
+
+class QueueSection(Section):
+    max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 5_000
+    max_wait: DurationUs = 8_000_000
+
+
+class L1Section(Section):
+    max_bytes: SizeBytes = 64 << 20
+
+
+class CacheSection(Section):
+    enabled: bool = True
+    open_ttl: DurationUs = 2_000_000
+    closed_ttl: DurationUs = 7 * 86_400_000_000
+    settle: DurationUs = 5_000_000
+    l1: L1Section = L1Section()
+
+    def lifetimes(self) -> CandleLifetimes:
+        return CandleLifetimes(self.open_ttl, self.closed_ttl, self.settle)
+
+
+_OTHER_MARKET: Final = (
+    "mark-price-kline",
+    "index-price-kline",
+    "premium-index-price-kline",
+    "server-time",
+    "instruments-info",
+    "rpi-orderbook",
+    "full-orderbook",
+    "funding-history",
+    "open-interest",
+    "account-ratio",
+    "historical-volatility",
+    "insurance",
+    "adl-alert",
+    "risk-limit",
+    "delivery-price",
+    "new-delivery-price",
+    "index-price-components",
+    "price-limit",
+    "fee-group-info",
+)
+
+DEFAULT_LIMITS: Final[tuple[dict[str, Any], ...]] = (
+    {
+        "name": "bybit-ip",
+        "partition": ["egress"],
+        "quota": "600/5s",
+        "counts": "upstream",
+        "window": "held",
+        "when_full": "wait",
+        "refuse_with": "bybit",
+    },
+    *(
+        {
+            "name": name,
+            "match": {"endpoint": endpoint},
+            "partition": ["egress", "endpoint"] if isinstance(endpoint, str) else ["egress"],
+            "quota": quota,
+            "counts": "upstream",
+            "when_full": "wait",
+        }
+        for name, endpoint, quota in (
+            ("kline", "kline", "120/1s"),
+            ("orderbook", "orderbook", "50/1s"),
+            ("recent-trade", "recent-trade", "60/1s"),
+            ("tickers", "tickers", "60/1s"),
+            ("other-market", list(_OTHER_MARKET), "100/1s"),
+        )
+    ),
+    {
+        "name": "per-ip",
+        "partition": ["ip"],
+        "quota": "300/5s",
+        "counts": "requests",
+        "when_full": "refuse",
+        "refuse_with": "http",
+    },
+)
+"""What config.yaml spells out, for configurations that say nothing about limits. A test holds the two together."""
+
+
+def unique_names(rules: Iterable[LimitSection]) -> None:
+    """Two rules of one name would share their windows and their place in metrics."""
+    seen: set[str] = set()
+    for rule in rules:
+        if rule.name in seen:
+            raise ValueError(f"expected each rule to have a name of its own, {rule.name!r} stands twice")
+        seen.add(rule.name)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415  # only on the way to an error
+
+    close = get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""

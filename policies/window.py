@@ -1,0 +1,179 @@
+"""Sliding windows that are exact at the exchange, whatever the network does.
+
+Theory. Let request i leave us at s_i and be answered at r_i. The exchange counted it at some instant
+a_i that we cannot see, but s_i <= a_i <= r_i. Take any window (x - W, x] of the exchange, and in it the
+request j that left last. Every other request i of that window satisfies s_i <= s_j and
+r_i >= a_i > x - W >= a_j - W >= s_j - W. So at the instant s_j, request i was either still in flight or had been
+completed for less than W. If j was admitted only because
+
+    in flight + completed within the last W  <  limit,
+
+then the exchange's window never holds more than `limit`. No clock is shared, no jitter is bounded, no margin is
+guessed. The price: in saturation the rate is limit / (W + round trip).
+
+"Is there room?" then means "is the (limit - in flight)-th newest completion older than W?": one look into a ring,
+no counting, and the same number is the exact wait.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+IN_FLIGHT: Final = -1
+"""A wait that no clock can end: only a completion makes room."""
+
+_SMALLEST_RING: Final = 16
+
+
+class Window(Protocol):
+    """What admission asks of any kind of window. `cost` is at least 1, times are microseconds."""
+
+    limit: int
+    window_us: int
+
+    def wait_us(self, cost: int, now_us: int) -> int:
+        """0: room now. Positive: room after that long if nothing else is taken. IN_FLIGHT: after a completion."""
+        ...
+
+    def take(self, cost: int, now_us: int) -> None: ...
+
+    def complete(self, cost: int, now_us: int) -> None: ...
+
+    def refund(self, cost: int) -> None: ...
+
+    def used(self, now_us: int) -> int: ...
+
+    def idle(self, now_us: int) -> bool: ...
+
+
+class _Stamps:
+    """A ring of instants in ascending order that grows on demand and never beyond `limit`."""
+
+    __slots__ = ("_count", "_limit", "_next", "_ring")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._ring = [0] * min(limit, _SMALLEST_RING)
+        self._next = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def newest(self, rank: int) -> int:
+        """The rank-th newest instant; rank counts from 1 and is at most len(self)."""
+        return self._ring[self._next - rank]  # a negative index wraps by itself
+
+    def push(self, stamp_us: int, expired_before_us: int) -> None:
+        """Append an instant; instants up to `expired_before_us` may be overwritten instead of growing."""
+        size = len(self._ring)
+        if self._count == size:
+            if size < self._limit and self._ring[self._next] > expired_before_us:
+                self._grow()
+            else:
+                self._count -= 1
+        self._ring[self._next] = stamp_us
+        self._count += 1
+        self._next += 1
+        if self._next == len(self._ring):
+            self._next = 0
+
+    def younger_than(self, instant_us: int) -> int:
+        """How many instants lie after `instant_us`: a binary search over the ring."""
+        low, high = 0, self._count
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.newest(middle) > instant_us:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def oldest_first(self) -> list[int]:
+        return [self.newest(rank) for rank in range(self._count, 0, -1)]
+
+    def _grow(self) -> None:
+        instants = self.oldest_first()
+        self._ring = instants + [0] * (min(self._limit, 2 * len(instants)) - len(instants))
+        self._next = len(instants)
+
+
+class CompletionLog:
+    """`window: held`. A request occupies the window from take() until window_us after complete().
+
+    Use it for limits that somebody else counts (see the theory above). Instants given to complete() must not
+    decrease. A request whose fate is unknown is completed late, by the caller, because it may still arrive.
+    """
+
+    __slots__ = ("_in_flight", "_stamps", "limit", "window_us")
+
+    def __init__(self, limit: int, window_us: int) -> None:
+        self.limit = limit
+        self.window_us = window_us
+        self._in_flight = 0
+        self._stamps = _Stamps(limit)
+
+    def wait_us(self, cost: int, now_us: int) -> int:
+        rank = self.limit - self._in_flight - cost + 1
+        if rank <= 0:
+            return IN_FLIGHT
+        if rank > self._stamps._count:  # noqa: SLF001  # hottest line of the gateway: len() would cost a call
+            return 0
+        wait = self._stamps.newest(rank) + self.window_us - now_us
+        return max(wait, 0)
+
+    def take(self, cost: int, now_us: int) -> None:  # noqa: ARG002  # the instant matters to SendLog only
+        self._in_flight += cost
+
+    def complete(self, cost: int, now_us: int) -> None:
+        self._in_flight -= cost
+        for _ in range(cost):
+            self._stamps.push(now_us, now_us - self.window_us)
+
+    def refund(self, cost: int) -> None:
+        """The request is known not to have been sent: it never occupied the window."""
+        self._in_flight -= cost
+
+    def used(self, now_us: int) -> int:
+        return self._in_flight + self._stamps.younger_than(now_us - self.window_us)
+
+    def idle(self, now_us: int) -> bool:
+        """Nothing in it: a caller may forget this window without forgetting a request."""
+        return self.used(now_us) == 0
+
+
+class SendLog:
+    """`window: sent`. A request occupies the window for window_us from take() on.
+
+    Use it for limits that we count ourselves: exact at our own door, not at somebody else's.
+    """
+
+    __slots__ = ("_stamps", "limit", "window_us")
+
+    def __init__(self, limit: int, window_us: int) -> None:
+        self.limit = limit
+        self.window_us = window_us
+        self._stamps = _Stamps(limit)
+
+    def wait_us(self, cost: int, now_us: int) -> int:
+        rank = self.limit - cost + 1
+        if rank > self._stamps._count:  # noqa: SLF001  # as above
+            return 0
+        wait = self._stamps.newest(rank) + self.window_us - now_us
+        return max(wait, 0)
+
+    def take(self, cost: int, now_us: int) -> None:
+        for _ in range(cost):
+            self._stamps.push(now_us, now_us - self.window_us)
+
+    def complete(self, cost: int, now_us: int) -> None:
+        """Nothing to do: the window was occupied when the request was taken."""
+
+    def refund(self, cost: int) -> None:
+        """Keep the charge: an instant inside the ring cannot be told apart, and over-counting is safe."""
+
+    def used(self, now_us: int) -> int:
+        return self._stamps.younger_than(now_us - self.window_us)
+
+    def idle(self, now_us: int) -> bool:
+        return self.used(now_us) == 0
