@@ -1,0 +1,19 @@
+"""What the gateway does. The rooms, and the corridor between them:
+
+    __main__     command line
+    config       YAML + environment -> frozen Config       (yamlfile: YAML without surprises)
+    app          builds everything once; listens; drains
+    server       aiohttp's low-level server, unreadable requests explained
+    gateway      the life of a request, top to bottom: describe, admit, cache, send, answer
+    identity       who is asking
+    limiter        admission, waiting, one dispatcher          (store/: where the windows are)
+    cache          answers that may be given again             (answers: what is kept of a reply)
+    attempts       acquire, send, end the permit
+    upstream       the one connection set to the exchange
+    headers, body, coding, wire    the bytes of a message
+    errors         what the gateway answers itself
+    admin          health, metrics, limits
+    telemetry    one event per request                     (metrics, log)
+
+Imports point downwards only; `make check` enforces it. Decisions are made in policies/.
+"""

@@ -1,0 +1,177 @@
+"""Builds every object once, hands each its collaborators, listens, and drains."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from contextlib import AsyncExitStack
+from typing import Final, Self
+
+import structlog
+from aiohttp import web
+
+from policies.admission import Counts, Quota, Rulebook, WhenFull
+from policies.quantities import duration_text
+from policies.routing import RouteTable
+from proxy.admin import Admin
+from proxy.attempts import Attempts
+from proxy.body import BodyLimits
+from proxy.cache import L1
+from proxy.clock import Clock, system_clock
+from proxy.config import Config
+from proxy.gateway import Gateway
+from proxy.identity import Identifier
+from proxy.limiter import Limiter
+from proxy.log import Sink
+from proxy.metrics import Metrics
+from proxy.server import traffic_server
+from proxy.store.memory import MemoryStore
+from proxy.tasks import TaskOwner
+from proxy.telemetry import Telemetry
+from proxy.upstream import Upstream
+
+_DRAIN_MARGIN_S: Final = 2.0
+
+
+class App:
+    """A running gateway: `async with App(config, routes) as app`. `app.port` is the port that was bound."""
+
+    def __init__(
+        self, config: Config, routes: RouteTable, *, clock: Clock | None = None, sink: Sink | None = None
+    ) -> None:
+        self._config = config
+        self._exit = AsyncExitStack()
+        self.clock = clock or system_clock()
+        self.tasks = TaskOwner()
+        self.metrics = Metrics()
+        self.store = MemoryStore(self.clock)
+        self.limiter = Limiter(
+            self.store,
+            self.clock,
+            self.tasks,
+            max_waiting=config.queue.max_waiting,
+            max_wait_us=config.queue.max_wait,
+        )
+        self.l1 = L1(config.cache.l1.max_bytes) if config.cache.enabled else None
+        self.upstream = Upstream(config.upstream)
+        telemetry = Telemetry(self.metrics, self.clock)
+        attempts = Attempts(
+            rules=Rulebook(config.quotas(Counts.UPSTREAM)),
+            limiter=self.limiter,
+            upstream=self.upstream,
+            telemetry=telemetry,
+            tasks=self.tasks,
+            clock=self.clock,
+        )
+        self.gateway = Gateway(
+            routes=routes,
+            identifier=Identifier(config.listen.trusted_proxies),
+            client_rules=Rulebook(config.quotas(Counts.REQUESTS)),
+            limiter=self.limiter,
+            l1=self.l1,
+            lifetimes=config.cache.lifetimes(),
+            attempts=attempts,
+            telemetry=telemetry,
+            tasks=self.tasks,
+            clock=self.clock,
+            egress=config.egress.id,
+            body_limits=BodyLimits(config.listen.max_body, config.listen.body_timeout),
+        )
+        self.admin = Admin(
+            metrics=self.metrics, store=self.store, limiter=self.limiter, l1=self.l1, clock=self.clock, sink=sink
+        )
+        self.port = 0
+        self.admin_port: int | None = None
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.upstream)
+            stack.push_async_callback(self.tasks.close)
+            self.tasks.spawn(self.limiter.run(), "dispatcher")
+            if self._config.upstream.prewarm:
+                await self.upstream.prewarm(self._config.upstream.prewarm)
+            await self._listen(stack)
+            self._exit = stack.pop_all()
+        self.admin.ready = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Drain: not ready, no new connections, requests in flight run to their end, bounded by the upstream's time."""
+        self.admin.ready = False
+        await self._exit.aclose()
+
+    async def _listen(self, stack: AsyncExitStack) -> None:
+        listen, admin = self._config.listen, self._config.admin
+        with_pages = admin.port is None
+        handler = self._traffic_and_pages if with_pages else self.gateway.handle
+        server = traffic_server(handler, listen, self.clock, self.metrics)
+        self.port = await _bind(stack, server, listen.host, listen.port, self._drain_seconds())
+        if admin.port is not None:
+            pages = traffic_server(self.admin.handle, listen, self.clock, self.metrics)
+            self.admin_port = await _bind(stack, pages, admin.host, admin.port, 1.0)
+
+    async def _traffic_and_pages(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self.admin.owns(request.raw_path):
+            return await self.admin.handle(request)
+        return await self.gateway.handle(request)
+
+    def _drain_seconds(self) -> float:
+        return (self._config.upstream.timeouts.total + self._config.queue.max_wait) / 1e6 + _DRAIN_MARGIN_S
+
+
+async def _bind(stack: AsyncExitStack, server: web.Server, host: str, port: int, drain_s: float) -> int:
+    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=drain_s)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, host, port, backlog=1024).start()
+    bound: int = runner.addresses[0][1]
+    return bound
+
+
+async def serve(config: Config, routes: RouteTable, sink: Sink) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    log = structlog.get_logger()
+    async with App(config, routes, sink=sink) as app:
+        sys.stderr.write("".join(f"{line}\n" for line in banner(config, app.port)))
+        sys.stderr.flush()
+        log.info("started", port=app.port, upstream=config.upstream.url, rules=[rule.name for rule in config.limits])
+        if config.upstream.plain_and_remote:
+            log.warning("plain_upstream", upstream=config.upstream.url, remedy="use https:// beyond this machine")
+        await stop.wait()
+        log.info("draining", waiting=app.limiter.waiting)
+    log.info("stopped")
+
+
+def banner(config: Config, port: int) -> list[str]:
+    """What is enforced, in words for the person who starts the gateway."""
+    cache = config.cache
+    lines = [
+        f"bybit-gateway on http://{config.listen.host}:{port} -> {config.upstream.url}",
+        f"  egress {config.egress.id}, store {config.store.url}",
+    ]
+    quotas = config.quotas(Counts.REQUESTS) + config.quotas(Counts.UPSTREAM)
+    lines += [f"  limit {_in_words(quota)}" for quota in quotas] or ["  NO LIMITS are configured"]
+    lines.append(
+        f"  cache: candles, {cache.l1.max_bytes >> 20} MiB, open {duration_text(cache.open_ttl)}, "
+        f"closed {duration_text(cache.closed_ttl)} after {duration_text(cache.settle)}"
+        if cache.enabled
+        else "  cache: off"
+    )
+    return lines
+
+
+def _in_words(quota: Quota) -> str:
+    each = " and ".join(quota.partition) or "everybody"
+    full = "waits" if quota.when_full is WhenFull.WAIT else "refuses"
+    on = sorted(quota.match.endpoint) if quota.match.endpoint else []
+    scope = f" on {', '.join(on) if len(on) < 4 else f'{len(on)} endpoints'}" if on else ""
+    shadow = ", SHADOW: not enforced" if quota.shadow else ""
+    return (
+        f"{quota.name}: {quota.limit} in {duration_text(quota.window_us)} per {each}{scope}, "
+        f"counts {quota.counts}, {quota.window}, {full}{shadow}"
+    )

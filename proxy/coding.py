@@ -1,0 +1,89 @@
+"""Content codings, for reading only: answers are kept and forwarded in the coding that the exchange chose."""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache
+from typing import Final
+
+import brotli
+import zstandard
+
+MAX_DECODED_BYTES: Final = 16 << 20
+_SHORT_BYTES: Final = 4 << 10
+
+
+class Undecodable(Exception):
+    """The body is in a coding that is not known here, is not what it claims to be, or would be enormous."""
+
+
+def decode(body: bytes, coding: str) -> bytes:
+    """The identity of a body. Bounded: a few bytes must not become gigabytes."""
+    try:
+        match coding:
+            case "" | "identity":
+                return body
+            case "gzip" | "x-gzip":
+                return _inflate(body, 16 + zlib.MAX_WBITS)
+            case "deflate":
+                return _inflate(body, zlib.MAX_WBITS)
+            case "br":
+                return _unbrotli(body)
+            case "zstd":
+                return _unzstd(body)
+            case _:
+                pass
+    except (zlib.error, brotli.error, zstandard.ZstdError):
+        pass
+    raise Undecodable(coding)
+
+
+def decode_if_short(body: bytes, coding: str) -> bytes:
+    """For a look at an error code: errors are short, so long compressed bodies are left alone (empty answer)."""
+    if coding in {"", "identity"}:
+        return body
+    if len(body) > _SHORT_BYTES:
+        return b""
+    try:
+        return decode(body, coding)
+    except Undecodable:
+        return b""
+
+
+@lru_cache(maxsize=256)
+def accepted(accept_encoding: str, coding: str) -> bool:
+    """Whether an Accept-Encoding admits a coding (RFC 9110, 12.5.3); what is written oddly does not."""
+    star = False
+    for item in accept_encoding.lower().split(","):
+        name, _, parameter = item.strip().partition(";")
+        refused = parameter.replace(" ", "") in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
+        if name.strip() == coding:
+            return not refused
+        star = star or (name.strip() == "*" and not refused)
+    return star
+
+
+def _inflate(body: bytes, window_bits: int) -> bytes:
+    decoder = zlib.decompressobj(window_bits)
+    text = decoder.decompress(body, MAX_DECODED_BYTES)
+    if not decoder.eof or decoder.unused_data:
+        raise Undecodable("deflate")
+    return text
+
+
+def _unbrotli(body: bytes) -> bytes:
+    decoder = brotli.Decompressor()
+    text: bytes = decoder.process(body, output_buffer_limit=MAX_DECODED_BYTES)
+    if not decoder.is_finished():
+        raise Undecodable("br")
+    return text
+
+
+def _unzstd(body: bytes) -> bytes:
+    decoder = zstandard.ZstdDecompressor().decompressobj()
+    if zstandard.frame_content_size(body) > MAX_DECODED_BYTES:
+        raise Undecodable("zstd")
+    text = decoder.decompress(body)
+    if not decoder.eof or decoder.unused_data or len(text) > MAX_DECODED_BYTES:
+        raise Undecodable("zstd")
+    return text

@@ -1,0 +1,180 @@
+"""What the gateway answers itself, and the failures of the upstream under our own names.
+
+The shapes follow what clients do with them. An HTTP error whose JSON lacks the exchange's code is taken for fatal by
+ccxt and crashes Bybit.Net, so every JSON body here has the whole envelope; what was not sent is plain text with 502 or
+503, which clients know as "not executed"; what may have been executed is 504 with the one text that they know as a
+time-out. Every such answer names its reason in X-Gateway.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import orjson
+
+from policies import bybit
+from policies.admission import Refused, RefuseWith, Why
+from policies.quantities import duration_text
+from proxy.wire import Whole, head
+
+_JSON: Final = (b"Content-Type", b"application/json; charset=utf-8")
+_TEXT: Final = (b"Content-Type", b"text/plain; charset=utf-8")
+_NO_STORE: Final = (b"Cache-Control", b"no-store")
+_LEAST_RESET_MS: Final = 250
+"""pybit dies on a reset that has passed by the time it looks: leave room for the way back and for its clock."""
+
+
+class UpstreamError(Exception):
+    """The upstream did not give a usable answer. `reason` is a word for logs and metrics."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class NotSent(UpstreamError):
+    """Not one byte of the request reached the upstream."""
+
+
+class FateUnknown(UpstreamError):
+    """The request left and no answer came: it may have been executed."""
+
+
+class BrokenAnswer(UpstreamError):
+    """The answer began and did not end."""
+
+
+class Malformed(Exception):
+    """The client's request cannot be forwarded. `status` is the answer's, `detail` is for the client."""
+
+    def __init__(self, status: int, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+
+
+def malformed(error: Malformed, request_id: bytes, now_ms: int) -> Whole:
+    """4xx with the detail in the exchange's envelope (parameter error)."""
+    body = orjson.dumps(
+        {
+            "retCode": bybit.PARAMETER_ERROR,
+            "retMsg": error.detail,
+            "result": {},
+            "retExtInfo": {},
+            "time": now_ms,
+            "error": error.reason,
+        }
+    )
+    # What follows on this connection may be part of the same mistake: it is not read.
+    return _answer(error.status, error.reason, body, request_id, [_JSON], close=True)
+
+
+def not_sent(reason: str, request_id: bytes) -> Whole:
+    """502: nothing reached the upstream, whatever it was may be sent again."""
+    body = f"The upstream could not be reached ({reason}); the request was not sent.\n".encode()
+    return _answer(502, reason, body, request_id, [_TEXT])
+
+
+def fate_unknown(reason: str, request_id: bytes, now_ms: int) -> Whole:
+    """504: the request was sent and no answer came back."""
+    body = bybit.envelope(bybit.SERVER_ERROR, bybit.TIMED_OUT, now_ms)
+    return _answer(504, reason, body, request_id, [_JSON])
+
+
+def broken_answer(reason: str, request_id: bytes) -> Whole:
+    """502 for a read whose answer broke off before any of it was passed on."""
+    body = f"The upstream's answer broke off ({reason}).\n".encode()
+    return _answer(502, reason, body, request_id, [_TEXT])
+
+
+def unavailable(reason: str, detail: str, request_id: bytes) -> Whole:
+    """503: not now, nothing was sent."""
+    return _answer(503, reason, f"{detail}\n".encode(), request_id, [_TEXT, (b"Retry-After", b"1")])
+
+
+def internal(request_id: bytes) -> Whole:
+    """500: a mistake of ours. The log knows more; the client gets the id to ask for it."""
+    body = b"The gateway failed on this request; its log tells more under the X-Request-Id.\n"
+    return _answer(500, "internal-error", body, request_id, [_TEXT])
+
+
+def plain(status: int, reason: str, detail: str, request_id: bytes) -> Whole:
+    return _answer(status, reason, f"{detail}\n".encode(), request_id, [_TEXT])
+
+
+def limited(refused: Refused, request_id: bytes, now_us: int) -> Whole:
+    """The answer to a request that was not admitted, in the style its rule asks for."""
+    if refused.charge.quota.refuse_with is RefuseWith.BYBIT:
+        return _limited_as_bybit(refused, request_id, now_us)
+    return _limited_as_http(refused, request_id, now_us)
+
+
+def _limited_as_bybit(refused: Refused, request_id: bytes, now_us: int) -> Whole:
+    """HTTP 200 with the exchange's own code and reset header: pybit, Bybit.Net and nautilus wait and try again."""
+    now_ms = now_us // 1000
+    quota = refused.charge.quota
+    reset_ms = now_ms + max(_LEAST_RESET_MS, math.ceil(refused.wait_us / 1000))
+    body = bybit.envelope(bybit.TOO_MANY_VISITS, bybit.TOO_MANY_VISITS_TEXT, now_ms)
+    pairs = [
+        _JSON,
+        (bybit.LIMIT.encode(), b"%d" % quota.limit),
+        (bybit.LIMIT_STATUS.encode(), b"0"),
+        (bybit.LIMIT_RESET.encode(), b"%d" % reset_ms),
+        (b"Retry-After", b"%d" % _seconds(refused.wait_us)),
+    ]
+    return _answer(200, _reason(refused), body, request_id, pairs)
+
+
+def _limited_as_http(refused: Refused, request_id: bytes, now_us: int) -> Whole:
+    """HTTP 429 with the fields of the IETF draft (RateLimit, RateLimit-Policy) and the older X-RateLimit ones."""
+    quota = refused.charge.quota
+    seconds = _seconds(refused.wait_us)
+    window_s = max(1, math.ceil(quota.window_us / 1_000_000))
+    period = quota.window_us / 1_000_000
+    text = f"Too many requests: {quota.name} allows {quota.limit} in {duration_text(quota.window_us)}"
+    body = bybit.envelope(
+        bybit.TOO_MANY_VISITS,
+        text,
+        now_us // 1000,
+        f',"error":"{_reason(refused)}","retry_after":{math.ceil(refused.wait_us / 1000) / 1000:g}'
+        f',"limit":{quota.limit},"period":{period:g}',
+    )
+    pairs = [
+        _JSON,
+        (b"Retry-After", b"%d" % seconds),
+        (b"X-RateLimit-Limit", b"%d" % quota.limit),
+        (b"X-RateLimit-Remaining", b"0"),
+        (b"X-RateLimit-Reset", b"%d" % math.ceil((now_us + refused.wait_us) / 1_000_000)),
+        (b"RateLimit-Policy", f'"{quota.name}";q={quota.limit};w={window_s}'.encode()),
+        (b"RateLimit", f'"{quota.name}";r=0;t={seconds}'.encode()),
+    ]
+    return _answer(429, _reason(refused), body, request_id, pairs)
+
+
+def _reason(refused: Refused) -> str:
+    return {Why.FULL: "rate-limit", Why.QUEUE: "queue-full", Why.DEADLINE: "deadline"}[refused.why]
+
+
+def _seconds(wait_us: int) -> int:
+    return max(1, math.ceil(wait_us / 1_000_000))
+
+
+def _answer(
+    status: int,
+    reason: str,
+    body: bytes,
+    request_id: bytes,
+    pairs: list[tuple[bytes, bytes]],
+    *,
+    close: bool = False,
+) -> Whole:
+    lines = [
+        *pairs,
+        _NO_STORE,
+        (b"X-Gateway", reason.encode()),
+        (b"X-Request-Id", request_id),
+        (b"Content-Length", b"%d" % len(body)),
+    ]
+    return Whole(head(status, lines), body, close=close)

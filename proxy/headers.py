@@ -1,0 +1,101 @@
+"""Which header lines pass from one side to the other. Names and values are never touched, only lines left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from multidict import CIMultiDict
+
+from policies import bybit
+from proxy.errors import Malformed
+
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_NOT_UPSTREAM: Final = _HOP_BY_HOP | {"host", "content-length", "expect"}
+"""Host names the upstream, the length is written anew from the same body, 100-continue is answered here."""
+_FROM_PROXIES: Final = frozenset(
+    {"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip"}
+)
+_HOP_BY_HOP_BYTES: Final = frozenset(name.encode() for name in _HOP_BY_HOP)
+_OF_ONE_ANSWER: Final = frozenset(
+    {
+        *(name.encode() for name in bybit.ENVELOPE_HEADERS),
+        *b"age content-encoding content-length date etag expires set-cookie via x-cache x-request-id".split(),
+    }
+)
+_OURS: Final = "x-gateway-"
+"""Headers by which a client speaks to the gateway itself."""
+
+
+def to_upstream(headers: Mapping[str, str], *, behind_proxy: bool) -> CIMultiDict[str]:
+    """What the exchange gets: the client's lines in their order, repeated ones apart, nothing added.
+
+    `behind_proxy`: the client is one of our own trusted proxies, whose notes about addresses are not the exchange's
+    business. From any other client they are its own words and pass. Raises Malformed for bytes that aiohttp's client
+    could not write again as they were.
+    """
+    named = _named_by_connection(headers)
+    passed: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower in _NOT_UPSTREAM or lower in named or lower.startswith(_OURS):
+            continue
+        if behind_proxy and lower in _FROM_PROXIES:
+            continue
+        if not value.isascii() and not _is_utf8(value):
+            raise Malformed(400, "bad-header", f"the header {name} holds bytes that are not UTF-8")
+        passed.add(name, value)
+    return passed
+
+
+def to_client(raw_headers: Iterable[tuple[bytes, bytes]], *, length_known: bool) -> list[tuple[bytes, bytes]]:
+    """What the client gets of the exchange's lines: all but those that speak of the upstream connection.
+
+    `length_known`: the upstream framed its body by Content-Length and so do we; otherwise a length would contradict
+    the chunks that we write.
+    """
+    pairs = list(raw_headers)
+    dropped = set(_HOP_BY_HOP_BYTES) if length_known else {*_HOP_BY_HOP_BYTES, b"content-length"}
+    for name, value in pairs:
+        if name.lower() == b"connection":
+            dropped.update(token.strip().lower() for token in value.split(b","))
+    return [pair for pair in pairs if pair[0].lower() not in dropped]
+
+
+def storable(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """What may be said again to another client later: nothing that speaks of one answer, one client or one coding."""
+    return [
+        (name, value)
+        for name, value in pairs
+        if (lower := name.lower()) not in _OF_ONE_ANSWER and not lower.startswith((b"x-bapi-", b"x-amz-"))
+    ]
+
+
+def _is_utf8(value: str) -> bool:
+    """aiohttp reads headers as UTF-8 and keeps other bytes as surrogates, which it cannot write."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _named_by_connection(headers: Mapping[str, str]) -> frozenset[str]:
+    """Headers that the client declares to be for this hop only; never those that frame or sign the message."""
+    value = headers.get("Connection")
+    if value is None or value.lower() in {"keep-alive", "close"}:
+        return frozenset()
+    names = {token.strip().lower() for token in value.split(",")}
+    return frozenset(name for name in names if not name.startswith(("x-bapi-", "content-")))

@@ -1,0 +1,134 @@
+"""Every metric, declared once. Labels are names of the route table and of rules, never symbols, keys or raw paths."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_CALL_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_ADDED_SECONDS: Final = (
+    0.00005,
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.05,
+    0.25,
+    1,
+    4,
+    10,
+)
+
+
+class Metrics:
+    """One instance per gateway; `registry` is what /metrics shows."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "bybit_api_requests",
+            "Requests of clients, by endpoint, answer status class and where the answer came from.",
+            ["endpoint", "status", "source"],
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "bybit_api_duration_seconds",
+            "Time from sending a request to the exchange until its answer began.",
+            ["endpoint"],
+            buckets=_CALL_SECONDS,
+            registry=registry,
+        )
+        self.added = Histogram(
+            "gateway_added_seconds",
+            "Time that the gateway itself adds to a request, without queueing and without the exchange.",
+            ["source"],
+            buckets=_ADDED_SECONDS,
+            registry=registry,
+        )
+        self.cache_operations = Counter(
+            "bybit_cache_operations",
+            "Look-ups and stores of the cache.",
+            ["operation", "result"],
+            registry=registry,
+        )
+        self.cache_bytes = Gauge(
+            "bybit_cache_size_bytes", "Bytes held by the cache in this process.", registry=registry
+        )
+        self.candles = Counter(
+            "bybit_candles_fetched", "Candles given to clients, by where they came from.", ["source"], registry=registry
+        )
+        self.candles_cached = self.candles.labels("cache")
+        self.errors = Counter(
+            "bybit_errors", "Answers that are not the exchange's, by reason.", ["error_type"], registry=registry
+        )
+        self.exchange_codes = Counter(
+            "gateway_exchange_errors",
+            "Answers of the exchange with an error code, by code.",
+            ["code"],
+            registry=registry,
+        )
+        self.exchange_limited = Counter(
+            "bybit_rate_limit_hits",
+            "Answers of the exchange that say a limit was exceeded. Must stay 0 while nobody else uses the budget.",
+            registry=registry,
+        )
+        self.limit_hits = Counter(
+            "rate_limit_hits",
+            "Requests checked against the limits, by what identifies the client.",
+            ["identifier_type", "tier", "endpoint"],
+            registry=registry,
+        )
+        self.limit_blocks = Counter(
+            "rate_limit_blocks",
+            "Requests refused, by what identifies the client.",
+            ["identifier_type", "tier", "endpoint"],
+            registry=registry,
+        )
+        self.refusals = Counter(
+            "gateway_refusals", "Requests refused, by rule and reason.", ["rule", "reason"], registry=registry
+        )
+        self.shadow = Counter(
+            "gateway_shadow_refusals",
+            "Requests that a shadow rule would not have admitted.",
+            ["rule"],
+            registry=registry,
+        )
+        self.queue_depth = Gauge("gateway_queue_depth", "Requests waiting for their turn.", registry=registry)
+        self.queue_wait = Histogram(
+            "gateway_queue_wait_seconds",
+            "Time that admitted requests waited for their turn.",
+            buckets=_ADDED_SECONDS,
+            registry=registry,
+        )
+        self.collapsed = Counter(
+            "gateway_collapsed_requests",
+            "Requests that shared another's upstream request.",
+            ["endpoint"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "gateway_retries", "Requests sent again, by reason.", ["endpoint", "reason"], registry=registry
+        )
+        self.window_used = Gauge(
+            "gateway_window_used", "Requests in the fullest window of a rule.", ["rule"], registry=registry
+        )
+        self.window_limit = Gauge(
+            "gateway_window_limit", "What a rule allows in a window.", ["rule"], registry=registry
+        )
+        self.in_flight = Gauge(
+            "gateway_upstream_in_flight", "Requests on their way to the exchange.", registry=registry
+        )
+        self.log_dropped = Gauge(
+            "gateway_log_dropped_events", "Log events dropped because their reader was too slow.", registry=registry
+        )
+        # Looking up a child by its labels costs more than counting; there are as many as routes and no more.
+        self.requests_of = cache(self.requests.labels)
+        self.added_of = cache(self.added.labels)
+        self.duration_of = cache(self.duration.labels)
+        self.cache_of = cache(self.cache_operations.labels)
+        self.hits_of = cache(self.limit_hits.labels)

@@ -1,0 +1,46 @@
+"""Where the windows are kept. One contract, whatever stands behind it.
+
+reserve() takes all charges of a request in one step or none of them, is idempotent by the reservation's id and answers
+a denial with the exact wait. complete() and refund() end a reservation, once; later calls change nothing. The store
+owns the clock that its windows run on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from policies.admission import Admission, Charge
+
+
+class Reservation(NamedTuple):
+    """One attempt to spend charges. The id is unique for the life of the store."""
+
+    id: str
+    charges: tuple[Charge, ...]
+
+
+class Usage(NamedTuple):
+    """How full one window is."""
+
+    charge_key: tuple[str, ...]
+    limit: int
+    window_us: int
+    used: int
+
+
+class Store(Protocol):
+    async def reserve(self, reservation: Reservation) -> Admission:
+        """Take all charges or none."""
+        ...
+
+    async def complete(self, reservation: Reservation) -> None:
+        """The reply is here: held windows run on from now."""
+        ...
+
+    async def refund(self, reservation: Reservation) -> None:
+        """The request is known not to have been sent."""
+        ...
+
+    async def usage(self) -> list[Usage]:
+        """Every window in use, for people and metrics."""
+        ...

@@ -1,0 +1,47 @@
+"""Every task has an owner. This is the owner of those that outlive the call which began them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+T = TypeVar("T")
+
+
+class TaskOwner:
+    """Starts tasks, keeps them from being collected, reports what they raise, ends them with itself."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def spawn(self, work: Coroutine[Any, Any, T], name: str, *, reported: bool = True) -> asyncio.Task[T]:
+        """Start a task. `reported`: an exception is logged; False when the caller awaits the task and handles it."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._reported if reported else self._tasks.discard)
+        return task
+
+    async def drain(self, seconds: float) -> int:
+        """Wait for the running tasks; the answer is how many have not ended in time."""
+        if not self._tasks:
+            return 0
+        _, pending = await asyncio.wait(set(self._tasks), timeout=seconds)
+        return len(pending)
+
+    async def close(self) -> None:
+        """Cancel what is left and wait for its end."""
+        for task in set(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _reported(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            structlog.get_logger().error("task_failed", task=task.get_name(), error=type(error).__name__)

@@ -1,0 +1,172 @@
+"""The one pooled, verified connection set to the exchange. Bytes go out as they came in; failures get our names.
+
+aiohttp adds Accept, Accept-Encoding, User-Agent and Content-Type by itself, decodes bodies, follows redirects, keeps
+cookies and silently sends a GET again when a pooled connection turns out dead. All of that is off: a repeated request
+must be counted, so repeating is the gateway's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from typing import Final, Self
+
+import aiohttp
+from aiohttp.connector import Connection
+from multidict import CIMultiDict
+from yarl import URL
+
+from proxy.config import UpstreamSection
+from proxy.errors import BrokenAnswer, FateUnknown, NotSent
+
+_ADDED_BY_AIOHTTP: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+_BODILESS: Final = frozenset({"GET", "HEAD"})
+_LINE_BYTES: Final = 64 << 10
+_MAX_HEADERS: Final = 512
+
+
+class Reply:
+    """The head of an answer, with its body still on the wire. Must be read to its end or closed."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.reason = response.reason or ""
+        self.raw_headers = response.raw_headers
+        self.encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+
+    @property
+    def length(self) -> int | None:
+        """The promised length of the body; None when only its end tells."""
+        text = self._response.headers.get("Content-Length")
+        if text is None or self._response.headers.get("Transfer-Encoding") is not None:
+            return None
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    @property
+    def has_body(self) -> bool:
+        return self._response.method != "HEAD" and self.status not in {204, 304}
+
+    async def read(self) -> bytes:
+        try:
+            return await self._response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise BrokenAnswer(_name(error)) from None
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._response.content.iter_any():
+                yield piece
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise BrokenAnswer(_name(error)) from None
+
+    def close(self) -> None:
+        """Give the connection back, or up when it still carries something."""
+        self._response.close() if not self._response.content.at_eof() else self._response.release()
+
+
+class Upstream:
+    """Sends requests to the configured host and to no other."""
+
+    def __init__(self, settings: UpstreamSection) -> None:
+        self._settings = settings
+        self._base = settings.url
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        pool, timeouts = self._settings.pool, self._settings.timeouts
+        connector = aiohttp.TCPConnector(
+            limit=pool.total,
+            limit_per_host=pool.per_host,
+            keepalive_timeout=pool.keepalive / 1e6,
+            ttl_dns_cache=pool.dns_ttl // 1_000_000,
+            ssl=self._tls(),
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(
+                total=timeouts.total / 1e6,
+                connect=timeouts.connect / 1e6,
+                sock_connect=timeouts.connect / 1e6,
+                sock_read=timeouts.read / 1e6,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=_ADDED_BY_AIOHTTP,
+            max_line_size=_LINE_BYTES,
+            max_field_size=_LINE_BYTES,
+            max_headers=_MAX_HEADERS,
+            trust_env=False,
+        )
+        # aiohttp has no public switch for its silent second sending; tests/proxy/test_upstream.py holds this in place.
+        self._session._retry_connection = False  # noqa: SLF001
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(self, method: str, target: str, headers: CIMultiDict[str], body: bytes) -> Reply:
+        """One attempt. Raises NotSent or FateUnknown; an answer of any status is an answer."""
+        assert self._session is not None, "not entered"  # noqa: S101
+        try:
+            response = await self._session.request(
+                method,
+                URL(self._base + target, encoded=True),
+                headers=headers,
+                data=body if body and method not in _BODILESS else None,
+                allow_redirects=False,
+            )
+        except aiohttp.ClientConnectorCertificateError:
+            raise NotSent("upstream-certificate") from None
+        except aiohttp.ClientSSLError:
+            raise NotSent("upstream-tls") from None
+        except aiohttp.ClientConnectorDNSError:
+            raise NotSent("upstream-dns") from None
+        except aiohttp.ClientConnectorError:
+            raise NotSent("upstream-unreachable") from None
+        except aiohttp.ConnectionTimeoutError:
+            raise NotSent("upstream-connect-timeout") from None
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise FateUnknown(_name(error)) from None
+        return Reply(response)
+
+    async def prewarm(self, connections: int) -> int:
+        """Open connections before the first request, without sending one; the answer is how many stand."""
+        assert self._session is not None, "not entered"  # noqa: S101
+        connector = self._session.connector
+        assert connector is not None  # noqa: S101
+        request = aiohttp.ClientRequest("GET", URL(self._base), loop=asyncio.get_running_loop(), session=self._session)
+        timeout = self._session.timeout
+
+        async def connect() -> Connection:
+            return await connector.connect(request, [], timeout)
+
+        opened = await asyncio.gather(*(connect() for _ in range(connections)), return_exceptions=True)
+        standing = [connection for connection in opened if not isinstance(connection, BaseException)]
+        for connection in standing:
+            connection.release()
+        return len(standing)
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        """Verification is never off; a CA of one's own may be added for an egress that ends TLS."""
+        if not self._base.startswith("https:"):
+            return True
+        context = ssl.create_default_context()
+        if self._settings.ca_file is not None:
+            context.load_verify_locations(self._settings.ca_file)
+        return context
+
+
+def _name(error: BaseException) -> str:
+    """A bounded word for a failure: messages of the library can hold the URL, and so a signature."""
+    if isinstance(error, asyncio.TimeoutError):
+        return "upstream-timeout"
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
+        return "upstream-disconnected"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "upstream-truncated"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "upstream-malformed"
+    return "upstream-failed"

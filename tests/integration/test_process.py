@@ -1,0 +1,174 @@
+"""The gateway as a process: it starts from a file, says what it enforces, drains, and explains itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.fake_bybit import FakeBybit
+from tests.recorder import OK, Seen, recorder
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    started = subprocess.Popen(
+        [sys.executable, "-m", "proxy", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield started
+    finally:
+        if started.poll() is None:
+            started.kill()
+        started.communicate()
+
+
+def wait_until_ready(port: int, started: subprocess.Popen[str]) -> None:
+    ends = time.monotonic() + 20
+    while time.monotonic() < ends and started.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.05)  # noqa: TID251  # bounded polling of another process
+    raise AssertionError(f"not ready: {started.stderr.read() if started.poll() is not None and started.stderr else ''}")
+
+
+def ask(url: str) -> tuple[int, bytes]:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.status, answer.read()
+
+
+async def test_it_runs_says_what_it_enforces_and_stops_on_sigterm() -> None:
+    port = free_port()
+    async with FakeBybit() as exchange:
+        with process(
+            "run",
+            "--config",
+            "config.yaml",
+            GATEWAY__UPSTREAM__URL=exchange.url,
+            GATEWAY__LISTEN__PORT=str(port),
+            GATEWAY__UPSTREAM__PREWARM="2",
+        ) as started:
+            await asyncio.to_thread(wait_until_ready, port, started)
+            status, body = await asyncio.to_thread(ask, f"http://127.0.0.1:{port}/v5/market/time")
+            started.send_signal(signal.SIGTERM)
+            output, errors = await asyncio.to_thread(started.communicate, timeout=20)
+
+    assert (status, json.loads(body)["retCode"]) == (200, 0)
+    assert started.returncode == 0
+    assert "bybit-ip: 600 in 5s per egress, counts upstream, held, waits" in errors
+    events = [json.loads(line) for line in output.splitlines()]
+    assert [event["event"] for event in events] == ["started", "request", "draining", "stopped"]
+    assert "Traceback" not in errors
+
+
+async def test_a_request_in_flight_is_finished_before_the_process_ends() -> None:
+    port, asked, release = free_port(), asyncio.Event(), asyncio.Event()
+
+    async def later(_: Seen, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await release.wait()
+        writer.write(OK)
+
+    async with recorder(later) as upstream:
+        with process(
+            "run", GATEWAY__UPSTREAM__URL=upstream.url, GATEWAY__LISTEN__PORT=str(port), LOG_LEVEL="error"
+        ) as started:
+            await asyncio.to_thread(wait_until_ready, port, started)
+            pending = asyncio.gather(asyncio.to_thread(ask, f"http://127.0.0.1:{port}/v5/account/info"))
+            await asyncio.wait_for(asked.wait(), 10)
+            started.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            assert started.poll() is None
+            release.set()
+            ((status, body),) = await pending
+            await asyncio.to_thread(started.wait, 20)
+
+    assert (status, body) == (200, b"{}")
+    assert started.returncode == 0
+
+
+@pytest.mark.parametrize("command", [["run"], ["check"]])
+def test_a_wrong_file_starts_nothing_and_says_everything(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("listen: {port: http}\nlimits: [{name: a, quota: 5}]\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "proxy", *command, "--config", str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert f"{path}:1: listen.port: expected a whole number, got 'http'" in done.stderr
+    assert f"{path}:2: limits[0].quota" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_explained() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "proxy"],
+            cwd=ROOT,
+            env={**os.environ, "GATEWAY__LISTEN__PORT": str(port), "GATEWAY__LISTEN__HOST": "127.0.0.1"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_good_enough_to_use_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "proxy", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+
+    assert "run" in done.stdout
+    assert "check" in done.stdout
+    assert (
+        "--config"
+        in done.stdout
+        + subprocess.run(
+            [sys.executable, "-m", "proxy", "run", "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout
+    )

@@ -1,0 +1,241 @@
+"""Whatever the upstream does, the client gets an answer that it understands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+
+import pytest
+
+from proxy.app import App
+from tests.fake_bybit import FakeBybit
+from tests.gateway_fixture import gateway
+from tests.raw_http import RawAnswer, exchange_bytes
+from tests.recorder import OK, Recorder, Seen, answering, recorder
+
+GET = b"GET /v5/account/info HTTP/1.1\r\nHost: me\r\n\r\n"
+POST = b"POST /v5/order/create HTTP/1.1\r\nHost: me\r\nContent-Length: 2\r\n\r\n{}"
+ONE_PER_WINDOW = [{"name": "one", "quota": "1/60s", "window": "held", "when_full": "refuse"}]
+
+
+def is_fate_unknown(answer: RawAnswer) -> bool:
+    """504 in the one form that clients take for a time-out that may have been executed."""
+    body = json.loads(answer.body)
+    return (
+        answer.status == 504
+        and body["retCode"] == 10016
+        and body["retMsg"] == "Request timeout, please try again later"
+        and body["result"] == {}
+        and body["retExtInfo"] == {}
+    )
+
+
+async def used(app: App, rule: str) -> int:
+    return sum(usage.used for usage in await app.store.usage() if usage.charge_key[0] == rule)
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("request_bytes", [GET, POST])
+async def test_an_unreachable_upstream_is_not_executed(request_bytes: bytes) -> None:
+    """502 in plain text, which clients take for "not sent"; the budget is given back."""
+    async with gateway(f"http://127.0.0.1:{closed_port()}", limits=ONE_PER_WINDOW) as app:
+        for _ in range(3):
+            answer = await exchange_bytes(app.port, request_bytes)
+
+            assert (answer.status, answer.get("X-Gateway")) == (502, "upstream-unreachable")
+            assert (answer.get("Content-Type") or "").startswith("text/plain")
+            assert b"not sent" in answer.body
+            assert await used(app, "one") == 0
+
+
+async def test_a_name_that_does_not_resolve_is_not_executed() -> None:
+    async with gateway("http://no-such-host.invalid:9") as app:
+        answer = await exchange_bytes(app.port, POST)
+
+        assert (answer.status, answer.get("X-Gateway")) == (502, "upstream-dns")
+
+
+async def test_a_certificate_that_is_not_trusted_ends_it() -> None:
+    """Verification is never off: without the CA nothing is sent, with it everything works."""
+    async with FakeBybit(tls=True) as exchange:
+        async with gateway(exchange.url) as app:
+            answer = await exchange_bytes(app.port, b"GET /v5/market/time HTTP/1.1\r\nHost: me\r\n\r\n")
+            assert (answer.status, answer.get("X-Gateway")) == (502, "upstream-certificate")
+        async with gateway(exchange.url, upstream__ca_file=str(exchange.ca_path)) as app:
+            answer = await exchange_bytes(app.port, b"GET /v5/market/time HTTP/1.1\r\nHost: me\r\n\r\n")
+            assert (answer.status, answer.get("X-Gateway")) == (200, None)
+        assert exchange.stats.requests == 1
+
+
+async def test_a_write_whose_answer_never_comes_is_of_unknown_fate() -> None:
+    """Dropped after it was sent: 504, sent once, and its permit is held on because it may still arrive."""
+
+    async def drop(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with recorder(drop) as upstream, gateway(upstream.url, limits=ONE_PER_WINDOW) as app:
+        answer = await exchange_bytes(app.port, POST)
+
+        assert is_fate_unknown(answer)
+        assert answer.get("X-Gateway") == "upstream-disconnected"
+        assert len(upstream.seen) == 1
+        assert await used(app, "one") == 1
+
+
+@pytest.mark.parametrize("request_bytes", [GET, POST])
+async def test_a_silent_upstream_is_given_up(request_bytes: bytes) -> None:
+    async def never(_: Seen, __: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with recorder(never) as upstream, gateway(upstream.url, upstream__timeouts__read="100ms") as app:
+        answer = await exchange_bytes(app.port, request_bytes)
+
+        assert is_fate_unknown(answer)
+        assert answer.get("X-Gateway") == "upstream-timeout"
+        assert len(upstream.seen) == 1
+
+
+async def test_a_read_on_a_dead_connection_is_sent_again_and_counted_again() -> None:
+    """The client does not notice a pooled connection that had died; the limiter does."""
+    upstream_requests = 0
+
+    async def drop_second(_: Seen, writer: asyncio.StreamWriter) -> None:
+        nonlocal upstream_requests
+        upstream_requests += 1
+        if upstream_requests == 2:
+            writer.close()
+        else:
+            writer.write(OK)
+
+    limits = [{"name": "some", "quota": "10/60s", "window": "held"}]
+    async with recorder(drop_second) as upstream, gateway(upstream.url, limits=limits) as app:
+        answers = [await exchange_bytes(app.port, GET) for _ in range(2)]
+
+        assert [answer.status for answer in answers] == [200, 200]
+        assert len(upstream.seen) == 3
+        assert await used(app, "some") == 3
+
+
+async def test_a_write_on_a_dead_connection_is_never_sent_again() -> None:
+    upstream_requests = 0
+
+    async def drop_second(_: Seen, writer: asyncio.StreamWriter) -> None:
+        nonlocal upstream_requests
+        upstream_requests += 1
+        if upstream_requests == 2:
+            writer.close()
+        else:
+            writer.write(OK)
+
+    async with recorder(drop_second) as upstream, gateway(upstream.url) as app:
+        first, second = [await exchange_bytes(app.port, POST) for _ in range(2)]
+
+        assert first.status == 200
+        assert is_fate_unknown(second)
+        assert len(upstream.seen) == 2
+
+
+async def test_aiohttp_does_not_repeat_a_read_behind_the_limiters_back() -> None:
+    """Every request on the wire is one that was admitted."""
+
+    async def drop(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    limits = [{"name": "all", "quota": "100/60s", "window": "held"}]
+    async with recorder(drop) as upstream, gateway(upstream.url, limits=limits) as app:
+        answer = await exchange_bytes(app.port, GET)
+
+        assert answer.status == 504
+        assert len(upstream.seen) == 2
+        assert await used(app, "all") == len(upstream.seen)
+
+
+@pytest.mark.parametrize(("request_bytes", "status"), [(GET, 502), (POST, 504)])
+async def test_an_answer_that_breaks_off_is_not_passed_on_as_a_whole(request_bytes: bytes, status: int) -> None:
+    raw = b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"retCode":0'
+    async with recorder(answering(raw, close=True)) as upstream, gateway(upstream.url) as app:
+        answer = await exchange_bytes(app.port, request_bytes)
+
+        assert answer.status == status
+        assert answer.get("X-Gateway") in {"upstream-truncated", "upstream-disconnected"}
+
+
+async def test_a_stream_that_breaks_off_breaks_off_at_the_client_too() -> None:
+    """The client must not take a part for the whole, chunked or not."""
+    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk
+    async with recorder(answering(raw, close=True)) as upstream, gateway(upstream.url) as app:
+        answer = await exchange_bytes(app.port, GET)
+
+        assert answer.status == 200
+        assert not answer.complete
+
+
+async def test_nonsense_from_upstream_is_of_unknown_fate() -> None:
+    async with recorder(answering(b"this is not HTTP\r\n\r\n", close=True)) as upstream, gateway(upstream.url) as app:
+        answer = await exchange_bytes(app.port, POST)
+
+        assert is_fate_unknown(answer)
+        assert answer.get("X-Gateway") == "upstream-malformed"
+
+
+@pytest.mark.parametrize("status", [403, 429, 500, 502, 503, 504])
+async def test_errors_of_the_exchange_are_passed_on_unchanged(status: int) -> None:
+    """Their HTML too: it is the exchange's answer, not ours."""
+    raw = b"HTTP/1.1 %d Oops\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>" % status
+    async with recorder(answering(raw)) as upstream, gateway(upstream.url) as app:
+        answer = await exchange_bytes(app.port, POST)
+
+        assert (answer.status, answer.body, answer.get("X-Gateway")) == (status, b"<html>", None)
+        assert len(upstream.seen) == 1
+
+
+async def wait_for(upstream: Recorder, requests: int) -> None:
+    async with asyncio.timeout(5):
+        while len(upstream.seen) < requests:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_write_runs_on_when_its_client_hangs_up() -> None:
+    """The order exists at the exchange anyway: its connection is not torn, its permit ends with its answer."""
+    release = asyncio.Event()
+
+    async def later(_: Seen, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        writer.write(OK)
+
+    async with recorder(later) as upstream, gateway(upstream.url) as app:
+        _, writer = await asyncio.open_connection("127.0.0.1", app.port)
+        writer.write(POST)
+        await wait_for(upstream, 1)
+        writer.close()
+        await asyncio.sleep(0.05)
+        release.set()
+        answer = await exchange_bytes(app.port, GET)
+
+        assert answer.status == 200
+        assert upstream.connections <= 2
+        async with asyncio.timeout(5):
+            while app.metrics.in_flight._value.get() != 0:
+                await asyncio.sleep(0.005)
+
+
+async def test_a_mistake_of_ours_is_a_clean_500(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No traceback, no text of the exception: both can hold what the client sent."""
+
+    def explode(*_: object) -> None:
+        raise RuntimeError("secret-in-the-exception")
+
+    async with recorder() as upstream, gateway(upstream.url) as app:
+        monkeypatch.setattr(app.gateway, "_describe", explode)
+        answer = await exchange_bytes(app.port, GET)
+
+        assert (answer.status, answer.get("X-Gateway")) == (500, "internal-error")
+        assert b"secret" not in answer.body
+        assert b"Traceback" not in answer.body

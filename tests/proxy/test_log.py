@@ -1,0 +1,161 @@
+"""One event tells a request's story, and no secret is in any of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from prometheus_client import generate_latest
+
+from proxy import log
+from tests.fake_bybit import FakeBybit
+from tests.gateway_fixture import gateway
+from tests.raw_http import exchange_bytes
+from tests.recorder import answering, recorder
+
+KEY, SIGN, TOKEN = "planted-key-7f3a", "0123456789abcdef" * 4, "planted-token-99"
+
+
+class Captured(log.Sink):
+    """Keeps what would be written."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.dropped = 0
+
+    def put(self, line: bytes) -> None:
+        self.written.append(line)
+
+    def events(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.written]
+
+
+@pytest.fixture
+def captured() -> Iterator[Captured]:
+    sink = Captured()
+    log.set_up("info", "json", sink)
+    # A logger that was used before would keep writing where it wrote then.
+    structlog.configure(cache_logger_on_first_use=False)
+    yield sink
+    structlog.reset_defaults()
+
+
+async def test_one_event_tells_the_story_of_a_request(captured: Captured) -> None:
+    async with FakeBybit() as exchange, gateway(exchange.url) as app:
+        target = "/v5/market/kline?category=linear&symbol=BTCUSDT&interval=1&limit=3"
+        for _ in range(2):
+            answer = await exchange_bytes(app.port, f"GET {target} HTTP/1.1\r\nHost: me\r\n\r\n".encode())
+
+        first, second = [event for event in captured.events() if event["event"] == "request"]
+        assert (first["endpoint"], first["status"], first["source"], first["attempts"]) == ("kline", 200, "exchange", 1)
+        assert first["cache"] == "fwd=uri-miss; fwd-status=200; stored"
+        assert first["ret_code"] == 0
+        assert (second["source"], second["cache"], second["status"]) == ("cache", "hit", 200)
+        assert second["id"] == answer.get("X-Request-Id")
+        assert second["bytes"] == len(answer.body)
+
+
+async def test_planted_secrets_are_nowhere(captured: Captured) -> None:
+    """Not in logs, metrics, limits or errors of our own, whatever goes wrong with a request that carries them."""
+    echo = f'{{"retCode":10004,"retMsg":"error sign! origin_string[1{KEY}5000a=b]","result":{{}}}}'.encode()
+    replies = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(echo) + echo,
+        b"HTTP/1.1 500 Oops " + KEY.encode() + b"\r\nContent-Length: 0\r\n\r\n",
+        b"garbage " + KEY.encode() + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n" + KEY.encode(),
+    ]
+    lines = (
+        f"X-BAPI-API-KEY: {KEY}\r\nX-BAPI-SIGN: {SIGN}\r\nAuthorization: Bearer {TOKEN}\r\nCookie: token={TOKEN}\r\n"
+        f"X-BAPI-TIMESTAMP: 99999999999999\r\n"
+    )
+    limits = [{"name": "key", "quota": "5/60s", "partition": ["api_key"], "counts": "requests"}]
+    own: list[bytes] = []
+    for raw in replies:
+        async with recorder(answering(raw, close=True)) as upstream, gateway(upstream.url, limits=limits) as app:
+            for method in ("GET", "POST"):
+                for target in (f"/v5/account/info?api_key={KEY}&sign={SIGN}", f"/v5/{KEY}/x?token={TOKEN}"):
+                    body = f'{{"apiKey":"{KEY}"}}' if method == "POST" else ""
+                    request = (
+                        f"{method} {target} HTTP/1.1\r\nHost: me\r\n{lines}Content-Length: {len(body)}\r\n\r\n{body}"
+                    )
+                    answer = await exchange_bytes(app.port, request.encode())
+                    if answer.get("X-Gateway"):
+                        own.append(answer.head + answer.body)
+            bad = await exchange_bytes(app.port, f"GET /v5 x {KEY} HTTP/1.1\r\nX-BAPI-SIGN: {SIGN}\r\n\r\n".encode())
+            own.append(bad.head + bad.body)
+            pages = (b"/metrics", b"/gateway/limits", b"/health")
+            own += [(await exchange_bytes(app.port, b"GET %b HTTP/1.1\r\nHost: me\r\n\r\n" % p)).body for p in pages]
+            own.append(generate_latest(app.metrics.registry))
+            own.append(repr(await app.store.usage()).encode())
+
+    assert captured.written
+    everything = b"".join(captured.written) + b"".join(own)
+    for secret in (KEY, SIGN, TOKEN):
+        assert secret.encode() not in everything
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "error sign! origin_string[1668{k}5000category=linear]",
+        "GET /v5/x?api_key={k}&a=b",
+        "X-BAPI-API-KEY: {k}",
+        '{{"secret": "{k}"}}',
+        "Authorization: Bearer {k}",
+        "redis://user:{k}@host:6379/0",
+        "token={k}",
+    ],
+)
+def test_what_looks_like_a_secret_is_cut_out(text: str) -> None:
+    assert KEY not in log.redact_text(text.format(k=KEY))
+
+
+def test_redaction_reaches_into_every_depth() -> None:
+    event = {"event": "x", "a": [{"b": ("token=abc", 5)}], "c": SIGN}
+
+    cleaned = str(log.redact(None, "info", event))
+
+    assert "abc" not in cleaned
+    assert SIGN not in cleaned
+
+
+def test_a_reader_that_is_stuck_does_not_hold_up_anybody() -> None:
+    """Lines beyond the bound are dropped and counted; nothing blocks."""
+    reading, writing = os.pipe()
+    sink = log.Sink(writing, max_lines=10)
+    for _ in range(100_000):
+        sink.put(b"x" * 100 + b"\n")
+
+    assert sink.dropped > 0
+    received = bytearray()
+    reader = threading.Thread(target=lambda: received.extend(_read_all(reading)))
+    reader.start()
+    sink.close(10)
+    os.close(writing)
+    reader.join(10)
+    assert received
+    assert set(bytes(received).splitlines()) == {b"x" * 100}
+    os.close(reading)
+
+
+def test_everything_written_before_the_end_arrives() -> None:
+    reading, writing = os.pipe()
+    sink = log.Sink(writing)
+    for number in range(1_000):
+        sink.put(b"%d\n" % number)
+    sink.close(10)
+    os.close(writing)
+
+    assert _read_all(reading).splitlines() == [b"%d" % number for number in range(1_000)]
+    os.close(reading)
+
+
+def _read_all(descriptor: int) -> bytes:
+    text = b""
+    while piece := os.read(descriptor, 65_536):
+        text += piece
+    return text
