@@ -36,7 +36,6 @@ NOTABLE_CODES: Final = frozenset(
 )
 """Codes that get a time series of their own; the exchange has hundreds more."""
 
-TOO_FREQUENT: Final = "access too frequent"
 TIMED_OUT: Final = "Request timeout, please try again later"
 """ccxt and others take exactly these words for a time-out that may have been executed."""
 
@@ -48,13 +47,6 @@ _MARGIN_US: Final = 250_000
 """What a signed request needs for its way to the exchange: p99 of a one-way trip and some (algorithms: 2.3)."""
 
 _RET_CODE: Final = re.compile(rb'\A\s*\{\s*"retCode"\s*:\s*(-?\d{1,9})\s*[,}]')
-_TIME: Final = re.compile(rb'"time"\s*:\s*(\d{13})\s*\}\s*\Z')
-_SIGNED: Final = (SIGN, API_KEY)
-
-
-def is_signed(headers: Mapping[str, str]) -> bool:
-    """Whether the request speaks for an account. `headers` must compare names without regard to case."""
-    return SIGN in headers or API_KEY in headers
 
 
 def deadline_us(headers: Mapping[str, str]) -> int | None:
@@ -76,12 +68,6 @@ def deadline_us(headers: Mapping[str, str]) -> int | None:
 def ret_code(body: bytes) -> int | None:
     """The code of an answer, read from the head of its (decoded) body; None when it is not in the usual envelope."""
     found = _RET_CODE.match(body)
-    return int(found.group(1)) if found else None
-
-
-def server_ms(body: bytes) -> int | None:
-    """The exchange's clock as stamped at the end of the (decoded) body."""
-    found = _TIME.search(body, max(0, len(body) - 64))
     return int(found.group(1)) if found else None
 
 

@@ -35,5 +35,3 @@ class Outcome(NamedTuple):
     status: int
     ret_code: int | None
     """The exchange's own code; None when the body is not its envelope."""
-    server_ms: int | None = None
-    """The exchange's clock as stamped into the body."""

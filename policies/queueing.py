@@ -66,7 +66,7 @@ class WaitingRoom:
 
     def must_queue(self, charges: tuple[Charge, ...]) -> bool:
         """Somebody waits for a quota that this request spends too, or for nothing but his turn: do not overtake him."""
-        if not self._waiting:
+        if not self._waiting or not charges:
             return False
         if self._ready or lane_of(charges) in self._lines:
             return True

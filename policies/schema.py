@@ -123,6 +123,15 @@ class LimitSection(Section):
             raise ValueError(f"expected each part once, got {', '.join(value)}")
         return value
 
+    @field_validator("window")
+    @classmethod
+    def _held_needs_a_reply(cls, value: WindowKind | None, info: ValidationInfo) -> WindowKind | None:
+        if value is WindowKind.HELD and info.data.get("counts") is Counts.REQUESTS:
+            raise ValueError(
+                "expected 'sent': a held window ends with the exchange's reply, which requests may not need"
+            )
+        return value
+
     def compiled(self) -> Quota:
         """The quota, with the defaults that are safe for its purpose.
 

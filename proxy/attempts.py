@@ -67,7 +67,7 @@ class Attempts:
             story.attempts += 1
             if permit.waited_us:
                 story.waited_us += permit.waited_us
-                self._metrics.queue_wait.observe(permit.waited_us / 1e6)
+                self._metrics.queue_wait.observe((), permit.waited_us)
             began_us = self._clock()
             try:
                 return await self._attempt(ask, permit, story)
@@ -79,7 +79,7 @@ class Attempts:
             finally:
                 took_us = self._clock() - began_us
                 story.upstream_us += took_us
-                self._metrics.duration_of(story.endpoint).observe(took_us / 1e6)
+                self._metrics.duration.observe((story.endpoint,), took_us)
 
     async def _attempt(self, ask: Ask, permit: Permit, story: Story) -> Reply:
         """One request on the wire. A write runs to its end even when its client hangs up: the order exists anyway."""

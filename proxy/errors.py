@@ -89,11 +89,6 @@ def broken_answer(reason: str, request_id: bytes) -> Whole:
     return _answer(502, reason, body, request_id, [_TEXT])
 
 
-def unavailable(reason: str, detail: str, request_id: bytes) -> Whole:
-    """503: not now, nothing was sent."""
-    return _answer(503, reason, f"{detail}\n".encode(), request_id, [_TEXT, (b"Retry-After", b"1")])
-
-
 def internal(request_id: bytes) -> Whole:
     """500: a mistake of ours. The log knows more; the client gets the id to ask for it."""
     body = b"The gateway failed on this request; its log tells more under the X-Request-Id.\n"

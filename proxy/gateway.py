@@ -21,7 +21,7 @@ from aiohttp import web
 from policies import bybit, caching, target
 from policies.admission import Refused, RefuseWith, Rulebook
 from policies.caching import CandleLifetimes, CandleQuery
-from policies.descriptor import Descriptor
+from policies.descriptor import Descriptor, Outcome
 from policies.routing import Route, RouteTable
 from proxy import body as bodies
 from proxy import coding, errors, headers
@@ -40,6 +40,8 @@ from proxy.wire import Gone, Stream, Whole, head
 _WHOLE_BYTES: Final = 256 << 10
 """Answers up to this length go out in one piece; longer ones stream."""
 _MEMORABLE_TARGET: Final = 512
+_HIT: Final = ("get", "hit")
+_FROM_CACHE: Final = ("cache",)
 
 
 class Facts(NamedTuple):
@@ -126,7 +128,7 @@ class Gateway:
         story.endpoint = facts.route.endpoint
         if facts.refusal is not None:
             raise Malformed(400, "bad-target", facts.refusal)
-        if "Upgrade" in request.headers and request.headers["Upgrade"].lower() == "websocket":
+        if request.headers.get("Upgrade", "").lower() == "websocket":
             raise Malformed(501, "no-websocket", "WebSocket streams are not forwarded: connect to the stream host")
         descriptor, behind_proxy = self._describe(request, facts)
         story.ip = descriptor.ip
@@ -162,7 +164,6 @@ class Gateway:
 
     def _describe(self, request: web.BaseRequest, facts: Facts) -> tuple[Descriptor, bool]:
         who = self._identifier.who(request.remote, request.headers)
-        signed = bybit.is_signed(request.headers)
         descriptor = Descriptor(
             method=request.method,
             path=facts.path,
@@ -171,8 +172,8 @@ class Gateway:
             egress=self._egress,
             ip=who.ip,
             api_key=who.api_key,
-            signed=signed,
-            deadline_us=bybit.deadline_us(request.headers) if signed else None,
+            signed=who.signed,
+            deadline_us=bybit.deadline_us(request.headers) if who.signed else None,
         )
         return descriptor, who.behind_proxy
 
@@ -181,12 +182,12 @@ class Gateway:
         charges = self._client_rules.charges(descriptor)
         if not charges:
             return None
-        self._metrics.hits_of(_identifier_type(descriptor), descriptor.tier or "none", descriptor.endpoint).inc()
-        permit = await self._limiter.acquire(charges, descriptor.deadline_us)
-        if isinstance(permit, Refused):
-            return permit
-        self._telemetry.count_shadow(permit.over)
-        await permit.complete()
+        self._metrics.limit_hits.inc(_limited_as(descriptor))
+        spent = await self._limiter.spend(charges, descriptor.deadline_us)
+        if isinstance(spent, Refused):
+            return spent
+        if spent.over:
+            self._telemetry.count_shadow(spent.over)
         return None
 
     async def _ask(self, request: web.BaseRequest, descriptor: Descriptor, *, behind_proxy: bool) -> Ask:
@@ -213,8 +214,8 @@ class Gateway:
         story.source, story.status, story.ret_code = "exchange", answer.status, answer.ret_code
         stored = "; stored" if answer.entry is not None else ""
         story.cache = f"fwd=uri-miss; fwd-status={answer.status}{stored}" if leads else "fwd=uri-miss; collapsed"
-        self._metrics.cache_of("get", "miss" if leads else "collapsed").inc()
-        self._metrics.candles.labels("exchange").inc(answer.rows)
+        self._metrics.cache_operations.inc(("get", "miss" if leads else "collapsed"))
+        self._metrics.candles.inc(("exchange",), answer.rows)
         variant = answer.variant(accept_encoding)
         story.body_bytes = len(variant.body)
         return Whole(variant.head + _ours(request_id, story.cache), variant.body)
@@ -227,10 +228,10 @@ class Gateway:
         received_us = self._clock()
         raw = await reply.read()
         answer = read_answer(reply, raw, facts.candles, facts.key, self._lifetimes, received_us)
-        self._observe(answer.ret_code)
+        self._telemetry.observe(Outcome(answer.status, answer.ret_code))
         if answer.entry is not None:
             self._l1.put(answer.entry)
-            self._metrics.cache_of("set", "stored").inc()
+            self._metrics.cache_operations.inc(("set", "stored"))
         return answer
 
     async def _pass_on(
@@ -241,6 +242,8 @@ class Gateway:
         cache_status = f"fwd={story.cache}" if story.cache else ""
         length = reply.length
         pairs = headers.to_client(reply.raw_headers, length_known=length is not None)
+        if any(name.lower() == b"x-request-id" for name, _ in pairs):
+            request_id = b""  # the exchange has named it already
         lines = head(reply.status, pairs, reply.reason) + _ours(request_id, cache_status)
         if not reply.has_body:
             reply.close()
@@ -249,7 +252,7 @@ class Gateway:
             raw = await reply.read()
             story.body_bytes = len(raw)
             story.ret_code = bybit.ret_code(coding.decode_if_short(raw, reply.encoding))
-            self._observe(story.ret_code)
+            self._telemetry.observe(Outcome(reply.status, story.ret_code))
             return Whole(lines, raw)
         stream = Stream(lines, length=length)
         try:
@@ -266,8 +269,8 @@ class Gateway:
         variant = entry.variant(request.headers.get("Accept-Encoding"))
         story.source, story.cache, story.status = "cache", "hit", 200
         story.body_bytes = len(variant.body)
-        self._metrics.cache_of("get", "hit").inc()
-        self._metrics.candles_cached.inc(entry.rows)
+        self._metrics.cache_operations.inc(_HIT)
+        self._metrics.candles.inc(_FROM_CACHE, entry.rows)
         age_s = (now_us - entry.stored_us) // 1_000_000
         ttl_s = (entry.expires_us - now_us) // 1_000_000
         lines = b"%bAge: %d\r\nCache-Status: bybit-gateway; hit; ttl=%d\r\nX-Request-Id: %b\r\n" % (
@@ -282,9 +285,7 @@ class Gateway:
         quota = refused.charge.quota
         story.outcome, story.rule = f"limit-{refused.why}", quota.name
         self._metrics.refusals.labels(quota.name, refused.why.value).inc()
-        self._metrics.limit_blocks.labels(
-            _identifier_type(descriptor), descriptor.tier or "none", descriptor.endpoint
-        ).inc()
+        self._metrics.limit_blocks.labels(*_limited_as(descriptor)).inc()
         story.status = 200 if quota.refuse_with is RefuseWith.BYBIT else 429
         return errors.limited(refused, request_id, self._clock())
 
@@ -297,22 +298,17 @@ class Gateway:
         story.source, story.status, story.outcome = "gateway", 504, error.reason
         return errors.fate_unknown(error.reason, request_id, self._clock() // 1000)
 
-    def _observe(self, ret_code: int | None) -> None:
-        if ret_code is not None and ret_code != bybit.OK:
-            code = str(ret_code) if ret_code in bybit.NOTABLE_CODES else "other"
-            self._metrics.exchange_codes.labels(code).inc()
-            if ret_code == bybit.TOO_MANY_VISITS:
-                self._metrics.exchange_limited.inc()
-
 
 def _ours(request_id: bytes, cache_status: str) -> bytes:
     """The two lines that the gateway adds to an answer of the exchange."""
-    line = b"X-Request-Id: %b\r\n" % request_id
+    line = b"X-Request-Id: %b\r\n" % request_id if request_id else b""
     return line + f"Cache-Status: bybit-gateway; {cache_status}\r\n".encode() if cache_status else line
 
 
-def _identifier_type(descriptor: Descriptor) -> str:
-    return "api_key" if descriptor.api_key is not None else "ip"
+def _limited_as(descriptor: Descriptor) -> tuple[str, str, str]:
+    """identifier_type, tier, endpoint: the labels of the limits' metrics."""
+    kind = "ip" if descriptor.api_key is None else "api_key"
+    return kind, descriptor.tier or "none", descriptor.endpoint
 
 
 def _where(error: BaseException) -> str:

@@ -19,6 +19,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Identity(NamedTuple):
     ip: str
     api_key: str | None
+    signed: bool
+    """The request speaks for an account."""
     behind_proxy: bool
     """The connection comes from one of our own proxies."""
 
@@ -34,9 +36,10 @@ class Identifier:
         """`peer` is the address of the connection; headers must compare names without regard to case."""
         key = headers.get(bybit.API_KEY)
         hashed = None if key is None else self._hash(key)
+        signed = key is not None or bybit.SIGN in headers
         if not self._trusted or peer is None or not self._is_trusted(peer):
-            return Identity(peer or _NOBODY, hashed, behind_proxy=False)
-        return Identity(self._forwarded_for(peer, headers), hashed, behind_proxy=True)
+            return Identity(peer or _NOBODY, hashed, signed, behind_proxy=False)
+        return Identity(self._forwarded_for(peer, headers), hashed, signed, behind_proxy=True)
 
     def _hash(self, key: str) -> str:
         return blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8, key=self._pepper).hexdigest()

@@ -64,7 +64,6 @@ class Limiter:
     async def acquire(self, charges: tuple[Charge, ...], deadline_us: int | None = None) -> Permit | Refused:
         """Admission for all charges together. `deadline_us`: the last instant at which sending is still worth it."""
         wait_us = 0
-        binding = charges[0] if charges else None
         if not self._room.must_queue(charges):
             reservation = self._reservation(charges)
             admission = await self._store.reserve(reservation)
@@ -74,8 +73,21 @@ class Limiter:
             if binding.quota.when_full is WhenFull.REFUSE:
                 return Refused(Why.FULL, binding, _some(admission))
             wait_us = _some(admission)
-        assert binding is not None  # noqa: S101  # without charges there is nothing to wait for
+        else:
+            binding = charges[0]
         return await self._queue(charges, binding, wait_us, deadline_us)
+
+    async def spend(self, charges: tuple[Charge, ...], deadline_us: int | None = None) -> Admitted | Refused:
+        """acquire() for quotas that no reply ends: what was taken needs no permit to be kept and completed."""
+        if not self._room.must_queue(charges):
+            admission = await self._store.spend(charges)
+            if isinstance(admission, Admitted):
+                return admission
+        answer = await self.acquire(charges, deadline_us)
+        if isinstance(answer, Refused):
+            return answer
+        await answer.complete()
+        return Admitted(answer.over)
 
     async def complete(self, reservation: Reservation) -> None:
         await self._store.complete(reservation)

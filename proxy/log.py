@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections import deque
 from typing import Any, Final
 
@@ -120,7 +121,7 @@ def set_up(level: str, form: str, sink: Sink) -> None:
     """Configure structlog and bring the standard library's loggers (aiohttp, asyncio) into the same stream."""
     render = _render_json if form == "json" else _Console()
     structlog.configure(
-        processors=[structlog.processors.add_log_level, _stamp, redact, render],
+        processors=[structlog.processors.add_log_level, _Stamp(), redact, render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: SinkLogger(sink),
         cache_logger_on_first_use=True,
@@ -130,7 +131,20 @@ def set_up(level: str, form: str, sink: Sink) -> None:
     root.setLevel(max(_LEVELS[level], logging.INFO))
 
 
-_stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
+class _Stamp:
+    """`time` in UTC to the microsecond. The text of a second is made once a second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._second = second
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        event["time"] = f"{self._text}.{nanoseconds // 1000:06d}Z"
+        return event
 
 
 def _render_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:

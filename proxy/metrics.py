@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
-_CALL_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_ADDED_SECONDS: Final = (
-    0.00005,
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.05,
-    0.25,
-    1,
-    4,
-    10,
+from proxy.tally import TallyCounter, TallyHistogram
+
+_CALL_US: Final = (
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    10**6,
+    2_500_000,
+    5 * 10**6,
+    10**7,
+    3 * 10**7,
 )
+_ADDED_US: Final = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 10**6, 4 * 10**6, 10**7)
 
 
 class Metrics:
@@ -30,39 +30,35 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        self.requests = Counter(
+        self.requests = TallyCounter(
             "bybit_api_requests",
             "Requests of clients, by endpoint, answer status class and where the answer came from.",
             ["endpoint", "status", "source"],
-            registry=registry,
+            registry,
         )
-        self.duration = Histogram(
+        self.duration = TallyHistogram(
             "bybit_api_duration_seconds",
             "Time from sending a request to the exchange until its answer began.",
             ["endpoint"],
-            buckets=_CALL_SECONDS,
-            registry=registry,
+            _CALL_US,
+            registry,
         )
-        self.added = Histogram(
+        self.added = TallyHistogram(
             "gateway_added_seconds",
             "Time that the gateway itself adds to a request, without queueing and without the exchange.",
             ["source"],
-            buckets=_ADDED_SECONDS,
-            registry=registry,
+            _ADDED_US,
+            registry,
         )
-        self.cache_operations = Counter(
-            "bybit_cache_operations",
-            "Look-ups and stores of the cache.",
-            ["operation", "result"],
-            registry=registry,
+        self.cache_operations = TallyCounter(
+            "bybit_cache_operations", "Look-ups and stores of the cache.", ["operation", "result"], registry
         )
         self.cache_bytes = Gauge(
             "bybit_cache_size_bytes", "Bytes held by the cache in this process.", registry=registry
         )
-        self.candles = Counter(
-            "bybit_candles_fetched", "Candles given to clients, by where they came from.", ["source"], registry=registry
+        self.candles = TallyCounter(
+            "bybit_candles_fetched", "Candles given to clients, by where they came from.", ["source"], registry
         )
-        self.candles_cached = self.candles.labels("cache")
         self.errors = Counter(
             "bybit_errors", "Answers that are not the exchange's, by reason.", ["error_type"], registry=registry
         )
@@ -77,11 +73,11 @@ class Metrics:
             "Answers of the exchange that say a limit was exceeded. Must stay 0 while nobody else uses the budget.",
             registry=registry,
         )
-        self.limit_hits = Counter(
+        self.limit_hits = TallyCounter(
             "rate_limit_hits",
             "Requests checked against the limits, by what identifies the client.",
             ["identifier_type", "tier", "endpoint"],
-            registry=registry,
+            registry,
         )
         self.limit_blocks = Counter(
             "rate_limit_blocks",
@@ -99,11 +95,12 @@ class Metrics:
             registry=registry,
         )
         self.queue_depth = Gauge("gateway_queue_depth", "Requests waiting for their turn.", registry=registry)
-        self.queue_wait = Histogram(
+        self.queue_wait = TallyHistogram(
             "gateway_queue_wait_seconds",
             "Time that admitted requests waited for their turn.",
-            buckets=_ADDED_SECONDS,
-            registry=registry,
+            [],
+            _ADDED_US,
+            registry,
         )
         self.collapsed = Counter(
             "gateway_collapsed_requests",
@@ -126,9 +123,3 @@ class Metrics:
         self.log_dropped = Gauge(
             "gateway_log_dropped_events", "Log events dropped because their reader was too slow.", registry=registry
         )
-        # Looking up a child by its labels costs more than counting; there are as many as routes and no more.
-        self.requests_of = cache(self.requests.labels)
-        self.added_of = cache(self.added.labels)
-        self.duration_of = cache(self.duration.labels)
-        self.cache_of = cache(self.cache_operations.labels)
-        self.hits_of = cache(self.limit_hits.labels)

@@ -6,71 +6,68 @@ from typing import Any
 
 import structlog
 
+from policies import bybit
 from policies.admission import Charge
+from policies.descriptor import Outcome
 from proxy.clock import Clock
 from proxy.log import REQUEST
 from proxy.metrics import Metrics
 
 
 class Story:
-    """What is known of one request so far. The corridor writes it, nobody reads it before the end."""
+    """What is known of one request so far. The corridor writes it, nobody reads it before the end.
 
-    __slots__ = (
-        "attempts",
-        "began_us",
-        "body_bytes",
-        "cache",
-        "endpoint",
-        "ip",
-        "method",
-        "outcome",
-        "request_id",
-        "ret_code",
-        "rule",
-        "source",
-        "status",
-        "upstream_us",
-        "waited_us",
-    )
+    What stays at its default is not written for every request: this is on the hot path.
+    """
+
+    endpoint = "unknown"
+    ip = ""
+    source = "gateway"
+    """Who made the answer: exchange, cache or gateway."""
+    status = 0
+    outcome = ""
+    """Why the gateway answered itself, or what went wrong; empty for whole answers of the exchange."""
+    rule = ""
+    cache = ""
+    ret_code: int | None = None
+    attempts = 0
+    waited_us = 0
+    upstream_us = 0
+    body_bytes = 0
 
     def __init__(self, request_id: str, method: str, began_us: int) -> None:
         self.request_id = request_id
         self.method = method
         self.began_us = began_us
-        self.endpoint = "unknown"
-        self.ip = ""
-        self.source = "gateway"
-        """Who made the answer: exchange, cache or gateway."""
-        self.status = 0
-        self.outcome = ""
-        """Why the gateway answered itself; empty for the exchange's own answers."""
-        self.rule = ""
-        self.cache = ""
-        self.ret_code: int | None = None
-        self.attempts = 0
-        self.waited_us = 0
-        self.upstream_us = 0
-        self.body_bytes = 0
 
 
 class Telemetry:
     def __init__(self, metrics: Metrics, clock: Clock) -> None:
         self.metrics = metrics
         self._clock = clock
-        self._log: Any = structlog.get_logger()
+        self._log: Any = structlog.get_logger().bind()  # bound once: the lazy proxy would bind for every event
 
     def count_shadow(self, over: tuple[Charge, ...]) -> None:
         """Rules on trial that would not have admitted a request."""
         for charge in over:
             self.metrics.shadow.labels(charge.quota.name).inc()
 
+    def observe(self, outcome: Outcome) -> None:
+        """What the exchange itself says of a request."""
+        code = outcome.ret_code
+        if code is None or code == bybit.OK:
+            return
+        self.metrics.exchange_codes.labels(str(code) if code in bybit.NOTABLE_CODES else "other").inc()
+        if code == bybit.TOO_MANY_VISITS:
+            self.metrics.exchange_limited.inc()
+
     def tell(self, story: Story) -> None:
-        """The end of a request. On the hot path: only bound children and plain values."""
+        """The end of a request. On the hot path: tallies and plain values."""
         metrics = self.metrics
         took_us = self._clock() - story.began_us
         source = story.source
-        metrics.requests_of(story.endpoint, _CLASSES.get(story.status // 100, "none"), source).inc()
-        metrics.added_of(source).observe((took_us - story.waited_us - story.upstream_us) / 1e6)
+        metrics.requests.inc((story.endpoint, _CLASSES.get(story.status // 100, "none"), source))
+        metrics.added.observe((source,), took_us - story.waited_us - story.upstream_us)
         if source == "gateway":
             metrics.errors.labels(story.outcome or "none").inc()
         event: dict[str, Any] = {

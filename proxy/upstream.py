@@ -99,7 +99,7 @@ class Upstream:
             max_headers=_MAX_HEADERS,
             trust_env=False,
         )
-        # aiohttp has no public switch for its silent second sending; tests/proxy/test_upstream.py holds this in place.
+        # aiohttp has no public switch for its silent second sending; tests/proxy/test_failures.py holds this in place.
         self._session._retry_connection = False  # noqa: SLF001
         return self
 

@@ -8,7 +8,7 @@ connection handler asks of a response (prepare, write_eof, keep_alive); tests/pr
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from functools import cache
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -23,9 +23,9 @@ _KEEP: Final = b"Connection: keep-alive\r\n\r\n"
 _CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 
 
-@cache
+@lru_cache(maxsize=256)
 def status_line(status: int, reason: str | None = None) -> bytes:
-    """Cached: a handful of statuses, and reasons that only the upstream can vary."""
+    """A handful of statuses in practice; reasons are the upstream's to vary, so what is remembered is bounded."""
     if reason is None:
         try:
             reason = HTTPStatus(status).phrase

@@ -33,6 +33,10 @@ class Store(Protocol):
         """Take all charges or none."""
         ...
 
+    async def spend(self, charges: tuple[Charge, ...]) -> Admission:
+        """Take all charges or none, of windows that no completion ends: nothing is remembered of it."""
+        ...
+
     async def complete(self, reservation: Reservation) -> None:
         """The reply is here: held windows run on from now."""
         ...

@@ -31,6 +31,9 @@ class MemoryStore:
             self._taken[reservation.id] = tuple(charge for charge in charges if charge not in over) if over else charges
         return admission
 
+    async def spend(self, charges: tuple[Charge, ...]) -> Admission:
+        return admit([(charge, self._window(charge)) for charge in charges], self._clock())
+
     async def complete(self, reservation: Reservation) -> None:
         now_us = self._clock()
         for charge in self._taken.pop(reservation.id, ()):

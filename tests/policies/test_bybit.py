@@ -35,12 +35,6 @@ def test_a_timestamp_that_cannot_be_read_binds_to_nothing(stamp: str) -> None:
     assert bybit.deadline_us(headers(X_BAPI_TIMESTAMP=stamp)) is None
 
 
-def test_signed_is_who_speaks_for_an_account() -> None:
-    assert bybit.is_signed(headers(x_bapi_api_key="k"))
-    assert bybit.is_signed(headers(X_BAPI_SIGN="s"))
-    assert not bybit.is_signed(headers(X_BAPI_TIMESTAMP="1"))
-
-
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -55,11 +49,6 @@ def test_signed_is_who_speaks_for_an_account() -> None:
 )
 def test_the_code_is_read_from_the_head_of_the_body(body: bytes, code: int | None) -> None:
     assert bybit.ret_code(body) == code
-
-
-def test_the_clock_is_read_from_the_end_of_the_body() -> None:
-    assert bybit.server_ms(b'{"retCode":0,"result":{"time":1},"time":1800000000123}') == 1_800_000_000_123
-    assert bybit.server_ms(b'{"time":1800000000123,"retCode":0}') is None
 
 
 def test_the_envelope_is_the_exchanges_own() -> None:

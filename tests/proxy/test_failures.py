@@ -196,6 +196,45 @@ async def test_errors_of_the_exchange_are_passed_on_unchanged(status: int) -> No
         assert len(upstream.seen) == 1
 
 
+async def test_connections_can_be_warm_before_the_first_request() -> None:
+    """`prewarm` opens them without sending anything; the first request finds one."""
+    async with recorder() as upstream, gateway(upstream.url, upstream__prewarm="3") as app:
+        async with asyncio.timeout(5):
+            while upstream.connections < 3:
+                await asyncio.sleep(0.005)
+        assert upstream.seen == []
+
+        assert (await exchange_bytes(app.port, GET)).status == 200
+        assert upstream.connections == 3
+
+
+async def test_a_gateway_starts_even_when_nothing_can_be_warmed() -> None:
+    async with gateway(f"http://127.0.0.1:{closed_port()}", upstream__prewarm="3") as app:
+        assert (await exchange_bytes(app.port, b"GET /health/ready HTTP/1.1\r\nHost: me\r\n\r\n")).status == 200
+
+
+async def test_waiting_for_a_free_connection_in_vain_is_not_executed() -> None:
+    async def never(_: Seen, __: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    overrides = {"upstream__pool__total": "1", "upstream__timeouts__connect": "100ms"}
+    async with recorder(never) as upstream, gateway(upstream.url, **overrides) as app:
+        _, first = await asyncio.open_connection("127.0.0.1", app.port)
+        first.write(POST)
+        await wait_for(upstream, 1)
+        answer = await exchange_bytes(app.port, POST)
+        first.close()
+
+        assert (answer.status, answer.get("X-Gateway")) == (502, "upstream-connect-timeout")
+        assert len(upstream.seen) == 1
+
+
+async def test_the_exchanges_own_request_id_stands() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nX-Request-Id: theirs\r\nContent-Length: 0\r\n\r\n"
+    async with recorder(answering(raw)) as upstream, gateway(upstream.url) as app:
+        assert (await exchange_bytes(app.port, GET)).all("X-Request-Id") == ["theirs"]
+
+
 async def wait_for(upstream: Recorder, requests: int) -> None:
     async with asyncio.timeout(5):
         while len(upstream.seen) < requests:

@@ -166,6 +166,20 @@ async def test_a_signed_request_that_cannot_make_its_deadline_is_refused_at_once
         assert len(upstream.seen) == 1
 
 
+async def test_without_rules_everything_passes_even_while_others_wait() -> None:
+    limits = [rule(match={"endpoint": "tickers"}, quota="1/300ms", when_full="wait")]
+    async with recorder() as upstream, gateway(upstream.url, limits=limits) as app:
+        tickers = b"GET /v5/market/tickers HTTP/1.1\r\nHost: me\r\n\r\n"
+        waiting = asyncio.gather(*(exchange_bytes(app.port, tickers) for _ in range(3)))
+        while app.limiter.waiting == 0:
+            await asyncio.sleep(0.005)
+        assert (await exchange_bytes(app.port, TIME)).status == 200
+        assert app.limiter.waiting > 0
+        await waiting
+    async with recorder() as upstream, gateway(upstream.url, limits=[]) as app:
+        assert [(await exchange_bytes(app.port, TIME)).status for _ in range(5)] == [200] * 5
+
+
 async def test_a_full_queue_refuses() -> None:
     limits = [rule(quota="1/5s", when_full="wait")]
     async with recorder() as upstream, gateway(upstream.url, limits=limits, queue__max_waiting="0") as app:
