@@ -209,7 +209,7 @@ async def test_a_failed_fetch_is_shared_by_those_who_waited_and_by_nobody_else()
 
     async with recorder(answer) as upstream, gateway(upstream.url) as app:
         waiting = asyncio.gather(*(exchange_bytes(app.port, get(CLOSED)) for _ in range(5)))
-        while app.metrics.collapsed.labels("kline")._value.get() < 4:
+        while not upstream.seen or app.metrics.collapsed.labels("kline")._value.get() < 4:
             await asyncio.sleep(0.005)
         fail.set()
 
