@@ -71,6 +71,8 @@ class Quota:
     when_full: WhenFull = WhenFull.WAIT
     refuse_with: RefuseWith = RefuseWith.HTTP
     shadow: bool = False
+    spaces: bool = False
+    """All classes share it, so the less urgent ones are spaced out in it (spacing.py)."""
 
     def new_window(self) -> Window:
         kind = CompletionLog if self.window is WindowKind.HELD else SendLog
@@ -129,15 +131,38 @@ class Rulebook:
     def __init__(self, quotas: Sequence[Quota]) -> None:
         self.quotas = tuple(quotas)
         self._by_path = any(quota.match.path is not None for quota in quotas)
-        # What a rule can see of a request repeats from request to request; a path does only where a rule names it.
         self._remembered = lru_cache(maxsize=8192)(self._charges)
 
     def charges(self, request: Descriptor) -> tuple[Charge, ...]:
         """What the request spends. A quota whose partition the request lacks (no API key, no tier) is not met."""
-        path = request.path if self._by_path else ""
-        return self._remembered(request._replace(path=path, query="", deadline_us=None))
+        # What a rule can see of a request repeats from request to request; a path does only where a rule names it.
+        return self._remembered(
+            request.method,
+            request.path if self._by_path else "",
+            request.endpoint,
+            request.egress,
+            request.ip,
+            request.api_key,
+            request.client,
+            request.tier,
+            request.signed,
+            request.cost,
+        )
 
-    def _charges(self, request: Descriptor) -> tuple[Charge, ...]:
+    def _charges(
+        self,
+        method: str,
+        path: str,
+        endpoint: str,
+        egress: str,
+        ip: str,
+        api_key: str | None,
+        client: str | None,
+        tier: str | None,
+        signed: bool,  # noqa: FBT001  # positional like the others: this is a key
+        cost: int,
+    ) -> tuple[Charge, ...]:
+        request = Descriptor(method, path, "", endpoint, egress, ip, api_key, client, tier, signed, cost)
         charges = []
         for quota in self.quotas:
             key = self._key(quota, request)

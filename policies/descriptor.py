@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from policies.priority import Priority
+
 
 class Descriptor(NamedTuple):
     """A request as the policies see it. The fields `egress` to `tier` can be partitions of a quota."""
@@ -25,6 +27,8 @@ class Descriptor(NamedTuple):
     tier: str | None = None
     signed: bool = False
     cost: int = 1
+    """How many orders it carries."""
+    priority: Priority = Priority.ACCOUNT
     deadline_us: int | None = None
     """After this instant (epoch) the exchange would reject the signature."""
 

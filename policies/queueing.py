@@ -1,25 +1,42 @@
 """Whose turn is it, when a quota is full?
 
-Requests that meet the same quotas stand in one *lane*, in the order of their arrival. A lane whose quota is full is
-parked until an instant that is known exactly, and costs nothing until then; the others go on. Among lanes that are not
-parked, the one whose first request has waited longest comes first. The waiting room decides order only: it knows
-nothing of futures, sockets or clocks.
+A waiting request belongs to a *priority* class and to a client, and stands in the *lane* of those that spend the same
+windows. The next permit goes to the highest class that waits, within it to the clients in turn (deficit round robin, by
+cost), and within a client to the request whose deadline is nearest. The lowest classes have a small share of the
+permits for certain, so that none of them starves.
+
+A lane whose window is full is parked until an instant that is known exactly, and costs nothing until then. A window
+that every lane spends is not asked about for each of them. The waiting room decides order only: it knows nothing of
+futures, sockets or clocks.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from policies.admission import Charge
+from policies.priority import Priority
 
-Lane = tuple[tuple[str, ...], ...]
+Key = tuple[str, ...]
+Lane = tuple[Key, ...]
 """The keys of the windows that a request spends."""
 
 UNTIL_COMPLETION: Final = -1
+
+
+SPACED: Final = Priority.LIVE
+"""From this class downwards requests are spaced out (policies/spacing.py), so that the others find room at once."""
+
+CERTAIN_SHARE: Final = {Priority.ACCOUNT: 0.05, Priority.LIVE: 0.10, Priority.HISTORY: 0.05}
+"""What a class gets of all permits while it waits, however much stands above it."""
+
+
+_CATCH_UP_US: Final = 50_000
+"""Lateness beyond this is not the timer's: nobody was waiting."""
 
 
 def lane_of(charges: tuple[Charge, ...]) -> Lane:
@@ -33,56 +50,134 @@ class Ticket:
     sequence: int
     charges: tuple[Charge, ...]
     deadline_us: int
+    priority: Priority
+    client: str
+    lane: Lane
+    cost: int
     gone: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class _Line:
+    """The requests of one client, class and lane, the nearest deadline first."""
+
     lane: Lane
-    tickets: deque[Ticket] = field(default_factory=deque)
+    priority: Priority
+    client: str
+    heap: list[tuple[int, int, Ticket]] = field(default_factory=list)
+    size: int = 0
+
+    def head(self) -> Ticket:
+        while self.heap[0][2].gone:
+            heapq.heappop(self.heap)
+        return self.heap[0][2]
+
+
+@dataclass(slots=True, eq=False)
+class _LaneState:
+    lines: dict[tuple[Priority, str], _Line] = field(default_factory=dict)
     parked_until_us: int | None = None
-    blocked_by: tuple[str, ...] | None = None
+    blocked_by: Key | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A client in the round of its class: what it may still spend in this turn, and its lines that are not parked."""
+
+    deficit: int = 0
+    credited: bool = False
+    lines: dict[Lane, _Line] = field(default_factory=dict)
 
 
 class WaitingRoom:
-    """All waiting requests. Every operation is O(log n) or cheaper, whatever the number of parked lanes."""
+    """All waiting requests."""
 
     def __init__(self) -> None:
-        self._lines: dict[Lane, _Line] = {}
-        self._ready: list[tuple[int, Lane]] = []
+        self._lanes: dict[Lane, _LaneState] = {}
+        self._rounds: dict[Priority, OrderedDict[str, _Turn]] = {priority: OrderedDict() for priority in Priority}
+        self._owed: dict[Priority, float] = dict.fromkeys(CERTAIN_SHARE, 0.0)
         self._parked: list[tuple[int, int, Lane]] = []
         self._deadlines: list[tuple[int, int, Ticket]] = []
-        self._blocked: dict[tuple[str, ...], int] = {}
-        self._waiting = 0
+        self._blocked: dict[Key, int] = {}
+        self._spenders: Counter[Key] = Counter()
+        """How many lanes spend a window."""
+        self._of_class: Counter[Priority] = Counter()
+        self._of_client: Counter[str] = Counter()
+        self._spaced_until_us = 0
         self._sequence = 0
 
     def __len__(self) -> int:
-        return self._waiting
+        return self._of_class.total()
 
-    def ahead(self, charges: tuple[Charge, ...]) -> int:
-        """How many stand in the same lane already."""
-        line = self._lines.get(lane_of(charges))
-        return 0 if line is None else len(line.tickets)
+    def waiting(self, priority: Priority) -> int:
+        return self._of_class[priority]
 
-    def must_queue(self, charges: tuple[Charge, ...]) -> bool:
-        """Somebody waits for a quota that this request spends too, or for nothing but his turn: do not overtake him."""
-        if not self._waiting or not charges:
+    def of_client(self, client: str) -> int:
+        return self._of_client[client]
+
+    def must_queue(self, charges: tuple[Charge, ...], priority: Priority, now_us: int) -> bool:
+        """Somebody at least as urgent waits for his turn, or somebody waits for a window that this request spends too.
+
+        Also when requests of its class are spaced out and the next instant has not come.
+        """
+        if not charges:
             return False
-        if self._ready or lane_of(charges) in self._lines:
+        if priority >= SPACED and now_us < self._spaced_until_us and any(charge.quota.spaces for charge in charges):
+            return True
+        if not self._lanes:
+            return False
+        if any(self._rounds[each] for each in Priority if each <= priority):
             return True
         return any(charge.key in self._blocked for charge in charges)
 
-    def enter(self, charges: tuple[Charge, ...], deadline_us: int) -> Ticket:
+    def foreseen_us(self, charges: tuple[Charge, ...], deadline_us: int, priority: Priority, client: str) -> int:
+        """At least how long a newcomer will wait for those who go before him, at the rate of the windows he spends.
+
+        In the windows that everybody shares these are the more urgent ones, and of his class his share of the round;
+        in the others, those of his own in the same lane whose deadline is nearer.
+        """
+        shared = [charge.quota.window_us // charge.quota.limit for charge in charges if charge.quota.spaces]
+        own = [charge.quota.window_us // charge.quota.limit for charge in charges if not charge.quota.spaces]
+        foreseen = 0
+        if shared:
+            urgent = sum(self._of_class[each] for each in Priority if each < priority)
+            mine = self._nearer(priority, client, deadline_us)
+            foreseen = (urgent + min(self._of_class[priority], mine * len(self._rounds[priority]))) * max(shared)
+        if own:
+            foreseen = max(foreseen, self._nearer(priority, client, deadline_us, lane_of(charges)) * max(own))
+        return foreseen
+
+    def _nearer(self, priority: Priority, client: str, deadline_us: int, only: Lane | None = None) -> int:
+        """How many of a client's requests of a class have a nearer deadline."""
+        lanes = self._lanes.values() if only is None else filter(None, [self._lanes.get(only)])
+        lines = (state.lines.get((priority, client)) for state in lanes)
+        return sum(
+            1
+            for line in lines
+            if line is not None
+            for due, _, ticket in line.heap
+            if due <= deadline_us and not ticket.gone
+        )
+
+    def enter(self, charges: tuple[Charge, ...], deadline_us: int, priority: Priority, client: str) -> Ticket:
         self._sequence += 1
-        ticket = Ticket(self._sequence, charges, deadline_us)
         lane = lane_of(charges)
-        line = self._lines.get(lane)
+        cost = max(charge.cost for charge in charges)
+        ticket = Ticket(self._sequence, charges, deadline_us, priority, client, lane, cost)
+        state = self._lanes.get(lane)
+        if state is None:
+            state = self._lanes[lane] = _LaneState()
+            self._spenders.update(lane)
+        line = state.lines.get((priority, client))
         if line is None:
-            line = self._lines[lane] = _Line(lane)
-            heapq.heappush(self._ready, (ticket.sequence, lane))
-        line.tickets.append(ticket)
+            line = state.lines[priority, client] = _Line(lane, priority, client)
+            if state.parked_until_us is None:
+                self._make_ready(line)
+        heapq.heappush(line.heap, (deadline_us, ticket.sequence, ticket))
+        line.size += 1
         heapq.heappush(self._deadlines, (deadline_us, ticket.sequence, ticket))
-        self._waiting += 1
+        self._of_class[priority] += 1
+        self._of_client[client] += 1
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
@@ -90,8 +185,23 @@ class WaitingRoom:
         if ticket.gone:
             return
         ticket.gone = True
-        self._waiting -= 1
-        self._close_up(self._lines[lane_of(ticket.charges)])
+        self._of_class[ticket.priority] -= 1
+        self._of_client[ticket.client] -= 1
+        if not self._of_client[ticket.client]:
+            del self._of_client[ticket.client]
+        state = self._lanes[ticket.lane]
+        line = state.lines[ticket.priority, ticket.client]
+        line.size -= 1
+        if line.size:
+            return
+        del state.lines[ticket.priority, ticket.client]
+        self._make_unready(line)
+        if not state.lines:
+            del self._lanes[ticket.lane]
+            self._spenders.subtract(ticket.lane)
+            for key in ticket.lane:
+                if not self._spenders[key]:
+                    del self._spenders[key]
 
     def expired(self, now_us: int) -> list[Ticket]:
         """Take out everybody whose deadline has passed."""
@@ -106,27 +216,44 @@ class WaitingRoom:
     def next(self, now_us: int) -> Ticket | None:
         """The request whose turn it is, None when every lane is parked or empty. It stays until served or gone."""
         self._unpark(now_us)
-        while self._ready:
-            sequence, lane = self._ready[0]
-            line = self._lines.get(lane)
-            if line is None or line.parked_until_us is not None or line.tickets[0].sequence != sequence:
-                heapq.heappop(self._ready)  # written for a head that has been served or has gone since
+        if self._all_blocked(now_us):
+            return None
+        for priority in self._order():
+            if priority >= SPACED and now_us < self._spaced_until_us:
                 continue
-            binding = self._blocking(lane, now_us)
-            if binding is not None:
-                self._park(line, binding, self._blocked[binding])
-                continue
-            return line.tickets[0]
+            ticket = self._next_of(priority, now_us)
+            if ticket is not None:
+                return ticket
         return None
 
     def served(self, ticket: Ticket) -> None:
-        """It was admitted: the next of its lane moves up, behind lanes whose first has waited longer."""
+        """It was admitted: its client has had its turn, and classes that waited meanwhile are owed their share."""
+        turn = self._rounds[ticket.priority].get(ticket.client)
+        if turn is not None:
+            turn.deficit -= ticket.cost
+            turn.credited = False
+            self._rounds[ticket.priority].move_to_end(ticket.client)
+        for priority, share in CERTAIN_SHARE.items():
+            if priority == ticket.priority:
+                self._owed[priority] = max(0.0, self._owed[priority] - 1.0)
+            elif self._of_class[priority]:
+                self._owed[priority] = min(1.0, self._owed[priority] + share)
         self.leave(ticket)
 
     def park(self, ticket: Ticket, binding: Charge, until_us: int) -> None:
         """Its lane, and every other that spends the binding window, waits until the instant or UNTIL_COMPLETION."""
         self._blocked[binding.key] = until_us
-        self._park(self._lines[lane_of(ticket.charges)], binding.key, until_us)
+        if self._spenders[binding.key] < len(self._lanes):
+            self._park(ticket.lane, binding.key, until_us)
+
+    def space(self, now_us: int, gap_us: int) -> None:
+        """One of the spaced classes has gone: the next may go `gap_us` after the instant that was due for this one.
+
+        Not after the instant at which it really went: timers are late by up to a millisecond, which would add up.
+        """
+        late_us = now_us - self._spaced_until_us
+        due_us = self._spaced_until_us if 0 <= late_us <= _CATCH_UP_US else now_us
+        self._spaced_until_us = due_us + gap_us
 
     def binding(self, ticket: Ticket, now_us: int) -> tuple[Charge, int]:
         """What a request has been waiting for, and for how much longer (a window's length if nobody can know)."""
@@ -137,74 +264,130 @@ class WaitingRoom:
         return ticket.charges[0], ticket.charges[0].quota.window_us
 
     def completed(self, charges: tuple[Charge, ...]) -> bool:
-        """A reply has come, or a reservation was given back: may this end a wait that only a completion can end?"""
+        """A reply has come: may this end a wait that only a completion can end?"""
         woken = False
         for charge in charges:
             if self._blocked.get(charge.key) == UNTIL_COMPLETION:
                 del self._blocked[charge.key]
                 woken = True
-        return woken and self._release(lambda line: line.parked_until_us == UNTIL_COMPLETION)
+        if woken:
+            self._release(lambda state: state.parked_until_us == UNTIL_COMPLETION)
+        return woken and bool(self._lanes)
 
     def refunded(self, charges: tuple[Charge, ...]) -> bool:
         """A reservation was given back: there may be room before the instant that was foreseen."""
         keys = {charge.key for charge in charges}
-        for key in keys:
-            self._blocked.pop(key, None)
-        return self._release(lambda line: line.blocked_by in keys)
+        blocked = keys & self._blocked.keys()
+        for key in blocked:
+            del self._blocked[key]
+        self._release(lambda state: state.blocked_by in keys)
+        return bool(blocked) and bool(self._lanes)
 
-    def next_instant(self) -> int | None:
-        """When to look again: the earliest end of a parking or deadline."""
+    def next_instant(self, now_us: int) -> int | None:
+        """When to look again: the earliest end of a parking, a spacing or a deadline."""
         while self._deadlines and self._deadlines[0][2].gone:
             heapq.heappop(self._deadlines)
+        if not self._lanes:
+            return None
         while self._parked and not self._is_parked(self._parked[0]):
             heapq.heappop(self._parked)
-        instants = []
+        instants = [self._deadlines[0][0] + 1]
         if self._parked:
             instants.append(self._parked[0][0])
-        if self._deadlines:
-            instants.append(self._deadlines[0][0] + 1)
-        return min(instants) if instants else None
+        instants += [until for key, until in self._blocked.items() if until > now_us and key in self._spenders]
+        if self._spaced_until_us > now_us:
+            instants.append(self._spaced_until_us)
+        return min(instants)
 
-    def _blocking(self, lane: Lane, now_us: int) -> tuple[str, ...] | None:
-        for key in lane:
-            until_us = self._blocked.get(key)
-            if until_us is None:
+    def _order(self) -> list[Priority]:
+        """Classes to ask, those first that are owed a permit."""
+        owed = [priority for priority, debt in self._owed.items() if debt >= 1.0 and self._rounds[priority]]
+        return [*owed, *(priority for priority in Priority if self._rounds[priority])]
+
+    def _next_of(self, priority: Priority, now_us: int) -> Ticket | None:
+        """Deficit round robin: a client whose turn it is may spend one more than last time; dear requests save up."""
+        clients = self._rounds[priority]
+        while clients:
+            client, turn = next(iter(clients.items()))
+            line = min(turn.lines.values(), key=_urgency)
+            blocked_by = self._blocking(line.lane, now_us)
+            if blocked_by is not None:
+                self._park(line.lane, blocked_by, self._blocked[blocked_by])
                 continue
-            if until_us == UNTIL_COMPLETION or until_us > now_us:
-                return key
-            del self._blocked[key]
+            ticket = line.head()
+            if not turn.credited:
+                turn.credited = True
+                turn.deficit += 1
+            if turn.deficit >= ticket.cost:
+                return ticket
+            turn.credited = False
+            clients.move_to_end(client)
         return None
 
-    def _park(self, line: _Line, binding: tuple[str, ...], until_us: int) -> None:
-        line.parked_until_us, line.blocked_by = until_us, binding
+    def _all_blocked(self, now_us: int) -> bool:
+        """A full window that every lane spends: nobody needs to be asked."""
+        return any(
+            self._spenders[key] == len(self._lanes) and self._is_blocked(key, now_us) for key in list(self._blocked)
+        )
+
+    def _blocking(self, lane: Lane, now_us: int) -> Key | None:
+        for key in lane:
+            if key in self._blocked and self._is_blocked(key, now_us):
+                return key
+        return None
+
+    def _is_blocked(self, key: Key, now_us: int) -> bool:
+        until_us = self._blocked[key]
+        if until_us == UNTIL_COMPLETION or until_us > now_us:
+            return True
+        del self._blocked[key]
+        return False
+
+    def _park(self, lane: Lane, binding: Key, until_us: int) -> None:
+        state = self._lanes[lane]
+        state.parked_until_us, state.blocked_by = until_us, binding
+        for line in state.lines.values():
+            self._make_unready(line)
         if until_us != UNTIL_COMPLETION:
-            heapq.heappush(self._parked, (until_us, line.tickets[0].sequence, line.lane))
+            self._sequence += 1
+            heapq.heappush(self._parked, (until_us, self._sequence, lane))
 
     def _unpark(self, now_us: int) -> None:
         while self._parked and self._parked[0][0] <= now_us:
             entry = heapq.heappop(self._parked)
             if self._is_parked(entry):
-                self._make_ready(self._lines[entry[2]])
+                self._resume(self._lanes[entry[2]])
 
     def _is_parked(self, entry: tuple[int, int, Lane]) -> bool:
-        line = self._lines.get(entry[2])
-        return line is not None and line.parked_until_us == entry[0]
+        state = self._lanes.get(entry[2])
+        return state is not None and state.parked_until_us == entry[0]
 
-    def _release(self, chosen: Callable[[_Line], bool]) -> bool:
-        lines = [line for line in self._lines.values() if line.parked_until_us is not None and chosen(line)]
-        for line in lines:
+    def _release(self, chosen: Callable[[_LaneState], bool]) -> None:
+        for state in self._lanes.values():
+            if state.parked_until_us is not None and chosen(state):
+                self._resume(state)
+
+    def _resume(self, state: _LaneState) -> None:
+        state.parked_until_us = state.blocked_by = None
+        for line in state.lines.values():
             self._make_ready(line)
-        return bool(lines)
 
     def _make_ready(self, line: _Line) -> None:
-        line.parked_until_us = line.blocked_by = None
-        heapq.heappush(self._ready, (line.tickets[0].sequence, line.lane))
+        turn = self._rounds[line.priority].get(line.client)
+        if turn is None:
+            turn = self._rounds[line.priority][line.client] = _Turn()
+        turn.lines[line.lane] = line
 
-    def _close_up(self, line: _Line) -> None:
-        head = line.tickets[0]
-        while line.tickets and line.tickets[0].gone:
-            line.tickets.popleft()
-        if not line.tickets:
-            del self._lines[line.lane]
-        elif line.tickets[0] is not head and line.parked_until_us is None:
-            heapq.heappush(self._ready, (line.tickets[0].sequence, line.lane))
+    def _make_unready(self, line: _Line) -> None:
+        clients = self._rounds[line.priority]
+        turn = clients.get(line.client)
+        if turn is None:
+            return
+        turn.lines.pop(line.lane, None)
+        if not turn.lines:
+            del clients[line.client]
+
+
+def _urgency(line: _Line) -> tuple[int, int]:
+    head = line.head()
+    return head.deadline_us, head.sequence

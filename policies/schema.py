@@ -96,6 +96,11 @@ class MatchSection(Section):
                 raise ValueError(f"expected a method in capitals such as GET, got {method!r}")
         return value
 
+    @property
+    def everything(self) -> bool:
+        """Nothing is left out."""
+        return (self.endpoint, self.path, self.method, self.tier, self.signed) == (None, None, None, None, None)
+
     def compiled(self) -> Match:
         def many(words: tuple[str, ...] | None) -> frozenset[str] | None:
             return None if words is None else frozenset(words)
@@ -151,11 +156,13 @@ class LimitSection(Section):
             when_full=self.when_full or (WhenFull.WAIT if upstream else WhenFull.REFUSE),
             refuse_with=self.refuse_with,
             shadow=self.shadow,
+            spaces=upstream and not self.shadow and self.match.everything and self.quota.limit >= _LEAST_SPACED,
         )
 
 
 class QueueSection(Section):
     max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 5_000
+    max_waiting_per_client: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
     max_wait: DurationUs = 8_000_000
 
 
@@ -173,6 +180,9 @@ class CacheSection(Section):
     def lifetimes(self) -> CandleLifetimes:
         return CandleLifetimes(self.open_ttl, self.closed_ttl, self.settle)
 
+
+_LEAST_SPACED: Final = 50
+"""A smaller window is an account's own, or too coarse to be spaced out."""
 
 _OTHER_MARKET: Final = (
     "mark-price-kline",

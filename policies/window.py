@@ -92,6 +92,15 @@ class _Stamps:
     def oldest_first(self) -> list[int]:
         return [self.newest(rank) for rank in range(self._count, 0, -1)]
 
+    def resize(self, limit: int) -> None:
+        """Hold at most `limit` instants from now on: the newest, which are all that a decision can ask for."""
+        kept = self.oldest_first()[-limit:]
+        self._limit = limit
+        size = min(limit, max(len(kept), _SMALLEST_RING))
+        self._ring = kept + [0] * (size - len(kept))
+        self._count = len(kept)
+        self._next = self._count % size
+
     def _grow(self) -> None:
         instants = self.oldest_first()
         self._ring = instants + [0] * (min(self._limit, 2 * len(instants)) - len(instants))
@@ -141,6 +150,20 @@ class CompletionLog:
         """Nothing in it: a caller may forget this window without forgetting a request."""
         return self.used(now_us) == 0
 
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    def expires_in_us(self, rank: int, now_us: int) -> int:
+        """Time until the rank-th oldest completion that still counts stops counting; rank counts from 1."""
+        counting = self._stamps.younger_than(now_us - self.window_us)
+        return self._stamps.newest(counting - rank + 1) + self.window_us - now_us
+
+    def resize(self, limit: int, window_us: int) -> None:
+        """Change the quota at run time. Nothing that counts is forgotten."""
+        self._stamps.resize(limit)
+        self.limit, self.window_us = limit, window_us
+
 
 class SendLog:
     """`window: sent`. A request occupies the window for window_us from take() on.
@@ -177,3 +200,8 @@ class SendLog:
 
     def idle(self, now_us: int) -> bool:
         return self.used(now_us) == 0
+
+    def resize(self, limit: int, window_us: int) -> None:
+        """As CompletionLog.resize."""
+        self._stamps.resize(limit)
+        self.limit, self.window_us = limit, window_us

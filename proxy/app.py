@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from typing import Final, Self
 
@@ -20,9 +21,10 @@ from proxy.body import BodyLimits
 from proxy.cache import L1
 from proxy.clock import Clock, system_clock
 from proxy.config import Config
+from proxy.describe import Describer
 from proxy.gateway import Gateway
 from proxy.identity import Identifier
-from proxy.limiter import Limiter
+from proxy.limiter import Limiter, QueueBounds
 from proxy.log import Sink
 from proxy.metrics import Metrics
 from proxy.server import traffic_server
@@ -50,8 +52,7 @@ class App:
             self.store,
             self.clock,
             self.tasks,
-            max_waiting=config.queue.max_waiting,
-            max_wait_us=config.queue.max_wait,
+            QueueBounds(config.queue.max_waiting, config.queue.max_waiting_per_client, config.queue.max_wait),
         )
         self.l1 = L1(config.cache.l1.max_bytes) if config.cache.enabled else None
         self.upstream = Upstream(config.upstream)
@@ -65,9 +66,12 @@ class App:
             clock=self.clock,
         )
         self.gateway = Gateway(
-            routes=routes,
-            identifier=Identifier(config.listen.trusted_proxies),
-            client_rules=Rulebook(config.quotas(Counts.REQUESTS)),
+            describer=Describer(
+                routes,
+                Identifier(config.listen.trusted_proxies),
+                Rulebook(config.quotas(Counts.REQUESTS)),
+                config.egress.id,
+            ),
             limiter=self.limiter,
             l1=self.l1,
             lifetimes=config.cache.lifetimes(),
@@ -75,7 +79,6 @@ class App:
             telemetry=telemetry,
             tasks=self.tasks,
             clock=self.clock,
-            egress=config.egress.id,
             body_limits=BodyLimits(config.listen.max_body, config.listen.body_timeout),
         )
         self.admin = Admin(
@@ -111,10 +114,9 @@ class App:
             pages = traffic_server(self.admin.handle, listen, self.clock, self.metrics)
             self.admin_port = await _bind(stack, pages, admin.host, admin.port, 1.0)
 
-    async def _traffic_and_pages(self, request: web.BaseRequest) -> web.StreamResponse:
-        if self.admin.owns(request.raw_path):
-            return await self.admin.handle(request)
-        return await self.gateway.handle(request)
+    def _traffic_and_pages(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        own = self.admin.owns(request.raw_path)
+        return self.admin.handle(request) if own else self.gateway.handle(request)
 
     def _drain_seconds(self) -> float:
         return (self._config.upstream.timeouts.total + self._config.queue.max_wait) / 1e6 + _DRAIN_MARGIN_S

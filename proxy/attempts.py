@@ -12,6 +12,7 @@ from policies import bybit
 from policies.admission import Refused, Rulebook
 from policies.descriptor import Descriptor
 from proxy.clock import Clock
+from proxy.describe import claim_of
 from proxy.errors import FateUnknown, NotSent, UpstreamError
 from proxy.limiter import Limiter, Permit
 from proxy.tasks import TaskOwner
@@ -58,9 +59,9 @@ class Attempts:
 
     async def send(self, ask: Ask, story: Story) -> Reply | Refused:
         """Acquire, then send. A read whose pooled connection turned out dead is sent once more, and counted again."""
-        charges = self._rules.charges(ask.descriptor)
+        claim = claim_of(ask.descriptor, self._rules)
         while True:
-            permit = await self._limiter.acquire(charges, ask.descriptor.deadline_us)
+            permit = await self._limiter.acquire(claim)
             if isinstance(permit, Refused):
                 return permit
             self._telemetry.count_shadow(permit.over)

@@ -12,25 +12,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 from aiohttp import web
 
-from policies import bybit, caching, target
-from policies.admission import Refused, RefuseWith, Rulebook
-from policies.caching import CandleLifetimes, CandleQuery
+from policies import bybit
+from policies.admission import Refused, RefuseWith
+from policies.caching import CandleLifetimes
 from policies.descriptor import Descriptor, Outcome
-from policies.routing import Route, RouteTable
 from proxy import body as bodies
 from proxy import coding, errors, headers
 from proxy.answers import CandleAnswer, read_answer
 from proxy.attempts import READS, Ask, Attempts
 from proxy.cache import L1, Entry, Flights
 from proxy.clock import Clock
+from proxy.describe import Asked, Describer
 from proxy.errors import BrokenAnswer, FateUnknown, Malformed, NotSent
-from proxy.identity import Identifier
 from proxy.limiter import Limiter
 from proxy.tasks import TaskOwner
 from proxy.telemetry import Story, Telemetry
@@ -39,21 +37,8 @@ from proxy.wire import Gone, Stream, Whole, head
 
 _WHOLE_BYTES: Final = 256 << 10
 """Answers up to this length go out in one piece; longer ones stream."""
-_MEMORABLE_TARGET: Final = 512
 _HIT: Final = ("get", "hit")
 _FROM_CACHE: Final = ("cache",)
-
-
-class Facts(NamedTuple):
-    """What a target says by itself; the same for every request that carries it."""
-
-    refusal: str | None
-    path: str
-    query: str
-    route: Route
-    candles: CandleQuery | None
-    """How the cache understands it, if the request is not signed."""
-    key: str
 
 
 class Gateway:
@@ -62,9 +47,7 @@ class Gateway:
     def __init__(
         self,
         *,
-        routes: RouteTable,
-        identifier: Identifier,
-        client_rules: Rulebook,
+        describer: Describer,
         attempts: Attempts,
         limiter: Limiter,
         l1: L1 | None,
@@ -72,12 +55,9 @@ class Gateway:
         telemetry: Telemetry,
         tasks: TaskOwner,
         clock: Clock,
-        egress: str,
         body_limits: bodies.BodyLimits,
     ) -> None:
-        self._routes = routes
-        self._identifier = identifier
-        self._client_rules = client_rules
+        self._describer = describer
         self._limiter = limiter
         self._l1 = l1
         self._lifetimes = lifetimes
@@ -86,11 +66,9 @@ class Gateway:
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._clock = clock
-        self._egress = egress
         self._body_limits = body_limits
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
-        self._remembered_facts = lru_cache(maxsize=8192)(self._read_target)
         self._log = structlog.get_logger()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -124,85 +102,54 @@ class Gateway:
             self._telemetry.tell(story)
 
     async def _answer(self, request: web.BaseRequest, story: Story, request_id: bytes) -> web.StreamResponse:
-        facts = self._facts(request.method, request.raw_path)
-        story.endpoint = facts.route.endpoint
-        if facts.refusal is not None:
-            raise Malformed(400, "bad-target", facts.refusal)
+        asked = self._describer.describe(request.method, request.raw_path, request.remote, request.headers)
+        story.endpoint, story.ip = asked.descriptor.endpoint, asked.descriptor.ip
+        if asked.refusal is not None:
+            raise Malformed(400, "bad-target", asked.refusal)
         if request.headers.get("Upgrade", "").lower() == "websocket":
             raise Malformed(501, "no-websocket", "WebSocket streams are not forwarded: connect to the stream host")
-        descriptor, behind_proxy = self._describe(request, facts)
-        story.ip = descriptor.ip
 
-        refused = await self._admit(descriptor)
+        refused = await self._admit(asked)
         if refused is not None:
-            return self._limited(refused, descriptor, story, request_id)
+            return self._limited(refused, asked.descriptor, story, request_id)
 
-        if self._l1 is not None and facts.candles is not None and not descriptor.signed:
-            entry = self._l1.get(facts.key, story.began_us)
+        if self._l1 is not None and asked.candles is not None:
+            entry = self._l1.get(asked.key, story.began_us)
             if entry is not None:
                 return self._hit(entry, request, story, request_id)
-            ask = await self._ask(request, descriptor, behind_proxy=behind_proxy)
-            return await self._collapsed(ask, facts, request, story, request_id)
-        if facts.route.candles:
+            return await self._collapsed(await self._ask(request, asked), asked, request, story, request_id)
+        if asked.route.candles:
             story.cache = "bypass"
-        ask = await self._ask(request, descriptor, behind_proxy=behind_proxy)
-        reply = await self._attempts.send(ask, story)
+        reply = await self._attempts.send(await self._ask(request, asked), story)
         if isinstance(reply, Refused):
-            return self._limited(reply, descriptor, story, request_id)
+            return self._limited(reply, asked.descriptor, story, request_id)
         return await self._pass_on(reply, request, story, request_id)
 
-    def _facts(self, method: str, raw_target: str) -> Facts:
-        remember = self._remembered_facts if len(raw_target) <= _MEMORABLE_TARGET else self._read_target
-        return remember(method, raw_target)
-
-    def _read_target(self, method: str, raw_target: str) -> Facts:
-        refusal = target.refusal(method, raw_target)
-        path, query = target.split(raw_target)
-        route = self._routes.unknown if refusal else self._routes.match(method, path)
-        candles = caching.understand(route, method, query)
-        return Facts(refusal, path, query, route, candles, "" if candles is None else candles.key())
-
-    def _describe(self, request: web.BaseRequest, facts: Facts) -> tuple[Descriptor, bool]:
-        who = self._identifier.who(request.remote, request.headers)
-        descriptor = Descriptor(
-            method=request.method,
-            path=facts.path,
-            query=facts.query,
-            endpoint=facts.route.endpoint,
-            egress=self._egress,
-            ip=who.ip,
-            api_key=who.api_key,
-            signed=who.signed,
-            deadline_us=bybit.deadline_us(request.headers) if who.signed else None,
-        )
-        return descriptor, who.behind_proxy
-
-    async def _admit(self, descriptor: Descriptor) -> Refused | None:
+    async def _admit(self, asked: Asked) -> Refused | None:
         """The quotas that a client spends by asking, whether the exchange hears of it or not."""
-        charges = self._client_rules.charges(descriptor)
-        if not charges:
+        if not asked.claim.charges:
             return None
-        self._metrics.limit_hits.inc(_limited_as(descriptor))
-        spent = await self._limiter.spend(charges, descriptor.deadline_us)
+        self._metrics.limit_hits.inc(_limited_as(asked.descriptor))
+        spent = await self._limiter.spend(asked.claim)
         if isinstance(spent, Refused):
             return spent
         if spent.over:
             self._telemetry.count_shadow(spent.over)
         return None
 
-    async def _ask(self, request: web.BaseRequest, descriptor: Descriptor, *, behind_proxy: bool) -> Ask:
+    async def _ask(self, request: web.BaseRequest, asked: Asked) -> Ask:
         body = await bodies.read(request, self._body_limits)
-        lines = headers.to_upstream(request.headers, behind_proxy=behind_proxy)
-        return Ask(descriptor, request.raw_path, lines, body)
+        lines = headers.to_upstream(request.raw_headers, behind_proxy=asked.behind_proxy)
+        return Ask(asked.descriptor, request.raw_path, lines, body)
 
     async def _collapsed(
-        self, ask: Ask, facts: Facts, request: web.BaseRequest, story: Story, request_id: bytes
+        self, ask: Ask, asked: Asked, request: web.BaseRequest, story: Story, request_id: bytes
     ) -> web.StreamResponse:
         """A miss: the first asker fetches for all who ask meanwhile."""
-        leads = facts.key not in self._flights
+        leads = asked.key not in self._flights
         if not leads:
             self._metrics.collapsed.labels(story.endpoint).inc()
-        answer = await self._flights.join(facts.key, lambda: self._fetch(ask, facts, story))
+        answer = await self._flights.join(asked.key, lambda: self._fetch(ask, asked, story))
         if isinstance(answer, Refused):
             return self._limited(answer, ask.descriptor, story, request_id)
         accept_encoding = request.headers.get("Accept-Encoding")
@@ -220,14 +167,14 @@ class Gateway:
         story.body_bytes = len(variant.body)
         return Whole(variant.head + _ours(request_id, story.cache), variant.body)
 
-    async def _fetch(self, ask: Ask, facts: Facts, story: Story) -> CandleAnswer | Refused:
+    async def _fetch(self, ask: Ask, asked: Asked, story: Story) -> CandleAnswer | Refused:
         reply = await self._attempts.send(ask, story)
         if isinstance(reply, Refused):
             return reply
-        assert facts.candles is not None and self._l1 is not None  # noqa: S101, PT018
+        assert asked.candles is not None and self._l1 is not None  # noqa: S101, PT018
         received_us = self._clock()
         raw = await reply.read()
-        answer = read_answer(reply, raw, facts.candles, facts.key, self._lifetimes, received_us)
+        answer = read_answer(reply, raw, asked.candles, asked.key, self._lifetimes, received_us)
         self._telemetry.observe(Outcome(answer.status, answer.ret_code))
         if answer.entry is not None:
             self._l1.put(answer.entry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from multidict import CIMultiDict
@@ -39,24 +39,29 @@ _OURS: Final = "x-gateway-"
 """Headers by which a client speaks to the gateway itself."""
 
 
-def to_upstream(headers: Mapping[str, str], *, behind_proxy: bool) -> CIMultiDict[str]:
+def to_upstream(raw_headers: Iterable[tuple[bytes, bytes]], *, behind_proxy: bool) -> CIMultiDict[str]:
     """What the exchange gets: the client's lines in their order, repeated ones apart, nothing added.
 
     `behind_proxy`: the client is one of our own trusted proxies, whose notes about addresses are not the exchange's
     business. From any other client they are its own words and pass. Raises Malformed for bytes that aiohttp's client
     could not write again as they were.
     """
-    named = _named_by_connection(headers)
+    pairs = [(name.decode("utf-8", "surrogateescape"), value) for name, value in raw_headers]
+    named = _named_by_connection(pairs)
+    spelling: dict[str, str] = {}
     passed: CIMultiDict[str] = CIMultiDict()
-    for name, value in headers.items():
+    for name, raw_value in pairs:
         lower = name.lower()
         if lower in _NOT_UPSTREAM or lower in named or lower.startswith(_OURS):
             continue
         if behind_proxy and lower in _FROM_PROXIES:
             continue
-        if not value.isascii() and not _is_utf8(value):
-            raise Malformed(400, "bad-header", f"the header {name} holds bytes that are not UTF-8")
-        passed.add(name, value)
+        try:
+            value = raw_value.decode()
+        except UnicodeDecodeError:
+            raise Malformed(400, "bad-header", f"the header {name} holds bytes that are not UTF-8") from None
+        # aiohttp's client would let a second spelling of a name replace the line with the first.
+        passed.add(spelling.setdefault(lower, name), value)
     return passed
 
 
@@ -83,19 +88,10 @@ def storable(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _is_utf8(value: str) -> bool:
-    """aiohttp reads headers as UTF-8 and keeps other bytes as surrogates, which it cannot write."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _named_by_connection(headers: Mapping[str, str]) -> frozenset[str]:
+def _named_by_connection(pairs: Iterable[tuple[str, bytes]]) -> set[str]:
     """Headers that the client declares to be for this hop only; never those that frame or sign the message."""
-    value = headers.get("Connection")
-    if value is None or value.lower() in {"keep-alive", "close"}:
-        return frozenset()
-    names = {token.strip().lower() for token in value.split(",")}
-    return frozenset(name for name in names if not name.startswith(("x-bapi-", "content-")))
+    named: set[str] = set()
+    for name, value in pairs:
+        if name.lower() == "connection" and value.lower() not in {b"keep-alive", b"close"}:
+            named.update(token.strip().lower() for token in value.decode("latin-1").split(","))
+    return {name for name in named if not name.startswith(("x-bapi-", "content-"))}

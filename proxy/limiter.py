@@ -10,12 +10,30 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+from typing import NamedTuple
 
 from policies.admission import Admitted, Charge, Deferred, Refused, WhenFull, Why
-from policies.queueing import UNTIL_COMPLETION, Ticket, WaitingRoom
+from policies.priority import Priority
+from policies.queueing import SPACED, UNTIL_COMPLETION, Ticket, WaitingRoom
+from policies.spacing import Spacing
 from proxy.clock import Clock
 from proxy.store import Reservation, Store
 from proxy.tasks import TaskOwner
+
+
+class Claim(NamedTuple):
+    """What a request asks of the limiter. `deadline_us`: the last instant at which sending is still worth it."""
+
+    charges: tuple[Charge, ...]
+    priority: Priority = Priority.ACCOUNT
+    client: str = ""
+    deadline_us: int | None = None
+
+
+class QueueBounds(NamedTuple):
+    max_waiting: int
+    max_waiting_per_client: int
+    max_wait_us: int
 
 
 class Permit:
@@ -23,12 +41,12 @@ class Permit:
 
     __slots__ = ("_ended", "_limiter", "over", "reservation", "waited_us")
 
-    def __init__(self, limiter: Limiter, reservation: Reservation, over: tuple[Charge, ...], waited_us: int) -> None:
+    def __init__(self, limiter: Limiter, reservation: Reservation, over: tuple[Charge, ...]) -> None:
         self._limiter = limiter
         self._ended = False
         self.reservation = reservation
         self.over = over
-        self.waited_us = waited_us
+        self.waited_us = 0
 
     async def complete(self) -> None:
         """The reply is here, or enough time has passed for the request to have arrived if it ever does."""
@@ -44,13 +62,13 @@ class Permit:
 
 
 class Limiter:
-    def __init__(self, store: Store, clock: Clock, tasks: TaskOwner, *, max_waiting: int, max_wait_us: int) -> None:
+    def __init__(self, store: Store, clock: Clock, tasks: TaskOwner, bounds: QueueBounds) -> None:
         self._store = store
         self._clock = clock
         self._tasks = tasks
-        self._max_waiting = max_waiting
-        self._max_wait_us = max_wait_us
+        self._bounds = bounds
         self._room = WaitingRoom()
+        self._spacings: dict[tuple[str, ...], Spacing] = {}
         self._grants: dict[Ticket, asyncio.Future[Permit | Refused]] = {}
         self._wake = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
@@ -61,29 +79,32 @@ class Limiter:
     def waiting(self) -> int:
         return len(self._room)
 
-    async def acquire(self, charges: tuple[Charge, ...], deadline_us: int | None = None) -> Permit | Refused:
-        """Admission for all charges together. `deadline_us`: the last instant at which sending is still worth it."""
+    def waiting_of(self, priority: Priority) -> int:
+        return self._room.waiting(priority)
+
+    async def acquire(self, claim: Claim) -> Permit | Refused:
+        """Admission for all charges of a claim together, now or after its turn has come."""
         wait_us = 0
-        if not self._room.must_queue(charges):
-            reservation = self._reservation(charges)
+        if not self._room.must_queue(claim.charges, claim.priority, self._clock()):
+            reservation = self._reservation(claim.charges)
             admission = await self._store.reserve(reservation)
             if isinstance(admission, Admitted):
-                return Permit(self, reservation, admission.over, 0)
+                return self._permit(reservation, admission, claim.priority)
             binding = admission.binding
             if binding.quota.when_full is WhenFull.REFUSE:
                 return Refused(Why.FULL, binding, _some(admission))
             wait_us = _some(admission)
         else:
-            binding = charges[0]
-        return await self._queue(charges, binding, wait_us, deadline_us)
+            binding = claim.charges[0]
+        return await self._queue(claim, binding, wait_us)
 
-    async def spend(self, charges: tuple[Charge, ...], deadline_us: int | None = None) -> Admitted | Refused:
+    async def spend(self, claim: Claim) -> Admitted | Refused:
         """acquire() for quotas that no reply ends: what was taken needs no permit to be kept and completed."""
-        if not self._room.must_queue(charges):
-            admission = await self._store.spend(charges)
+        if not self._room.must_queue(claim.charges, claim.priority, self._clock()):
+            admission = await self._store.spend(claim.charges)
             if isinstance(admission, Admitted):
                 return admission
-        answer = await self.acquire(charges, deadline_us)
+        answer = await self.acquire(claim)
         if isinstance(answer, Refused):
             return answer
         await answer.complete()
@@ -91,11 +112,17 @@ class Limiter:
 
     async def complete(self, reservation: Reservation) -> None:
         await self._store.complete(reservation)
+        if self._spacings:
+            now_us = self._clock()
+            for spacing, cost in self._spaced(reservation.charges):
+                spacing.completed(cost, now_us)
         if self._room.completed(reservation.charges):
             self._wake.set()
 
     async def refund(self, reservation: Reservation) -> None:
         await self._store.refund(reservation)
+        for spacing, cost in self._spaced(reservation.charges):
+            spacing.refunded(cost)
         if self._room.refunded(reservation.charges):
             self._wake.set()
 
@@ -107,19 +134,18 @@ class Limiter:
             await self._serve()
             self._set_alarm()
 
-    async def _queue(
-        self, charges: tuple[Charge, ...], binding: Charge, wait_us: int, deadline_us: int | None
-    ) -> Permit | Refused:
+    async def _queue(self, claim: Claim, binding: Charge, wait_us: int) -> Permit | Refused:
         now_us = self._clock()
-        last_us = now_us + self._max_wait_us
-        if deadline_us is not None:
-            last_us = min(last_us, deadline_us)
-        if len(self._room) >= self._max_waiting:
+        last_us = now_us + self._bounds.max_wait_us
+        if claim.deadline_us is not None:
+            last_us = min(last_us, claim.deadline_us)
+        full = len(self._room) >= self._bounds.max_waiting
+        if full or self._room.of_client(claim.client) >= self._bounds.max_waiting_per_client:
             return Refused(Why.QUEUE, binding, max(wait_us, binding.quota.window_us))
-        foreseen_us = wait_us + self._room.ahead(charges) * binding.quota.window_us // binding.quota.limit
+        foreseen_us = wait_us + self._room.foreseen_us(claim.charges, last_us, claim.priority, claim.client)
         if now_us + foreseen_us > last_us:
             return Refused(Why.DEADLINE, binding, foreseen_us)
-        ticket = self._room.enter(charges, last_us)
+        ticket = self._room.enter(claim.charges, last_us, claim.priority, claim.client)
         grant: asyncio.Future[Permit | Refused] = asyncio.get_running_loop().create_future()
         self._grants[ticket] = grant
         self._wake.set()
@@ -165,10 +191,34 @@ class Limiter:
 
     async def _grant(self, ticket: Ticket, reservation: Reservation, admission: Admitted) -> None:
         if ticket.gone:  # while the store was asked
-            await self.refund(reservation)
+            await self._store.refund(reservation)
             return
         self._room.served(ticket)
-        self._answer(ticket, Permit(self, reservation, admission.over, 0))
+        self._answer(ticket, self._permit(reservation, admission, ticket.priority))
+
+    def _permit(self, reservation: Reservation, admission: Admitted, priority: Priority) -> Permit:
+        """The permit; and if its class is spaced out, the instant of the next of them."""
+        now_us = self._clock()
+        gap_us = 0
+        for spacing, cost in self._spaced(reservation.charges):
+            spacing.sent(cost, now_us)
+            if priority >= SPACED:
+                gap_us = max(gap_us, spacing.gap_us(now_us))
+        if gap_us:
+            self._room.space(now_us, gap_us)
+        return Permit(self, reservation, admission.over)
+
+    def _spaced(self, charges: tuple[Charge, ...]) -> list[tuple[Spacing, int]]:
+        """Our own view of those windows that all classes share."""
+        shared = []
+        for charge in charges:
+            quota = charge.quota
+            if quota.spaces:
+                spacing = self._spacings.get(charge.key)
+                if spacing is None:
+                    spacing = self._spacings[charge.key] = Spacing(quota.limit, quota.window_us)
+                shared.append((spacing, charge.cost))
+        return shared
 
     def _answer(self, ticket: Ticket, answer: Permit | Refused) -> None:
         grant = self._grants.get(ticket)
@@ -181,10 +231,11 @@ class Limiter:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        instant_us = self._room.next_instant()
+        now_us = self._clock()
+        instant_us = self._room.next_instant(now_us)
         if instant_us is not None:
-            delay_us = max(0, instant_us - self._clock())
-            self._alarm = asyncio.get_running_loop().call_later(delay_us / 1e6, self._wake.set)
+            delay_s = max(0, instant_us - now_us) / 1e6
+            self._alarm = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
 
     def _reservation(self, charges: tuple[Charge, ...]) -> Reservation:
         return Reservation(f"{self._prefix}:{next(self._numbers)}", charges)

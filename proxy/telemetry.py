@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
-
 from policies import bybit
 from policies.admission import Charge
 from policies.descriptor import Outcome
 from proxy.clock import Clock
-from proxy.log import REQUEST
+from proxy.log import request_events
 from proxy.metrics import Metrics
 
 
@@ -45,7 +43,7 @@ class Telemetry:
     def __init__(self, metrics: Metrics, clock: Clock) -> None:
         self.metrics = metrics
         self._clock = clock
-        self._log: Any = structlog.get_logger().bind()  # bound once: the lazy proxy would bind for every event
+        self._write = request_events()
 
     def count_shadow(self, over: tuple[Charge, ...]) -> None:
         """Rules on trial that would not have admitted a request."""
@@ -92,7 +90,7 @@ class Telemetry:
                 event["rule"] = story.rule
         if story.cache:
             event["cache"] = story.cache
-        self._log.info(REQUEST, **event)
+        self._write(event)
 
 
 _CLASSES = {1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}

@@ -11,7 +11,8 @@ import aiohttp
 from policies.admission import Counts, Rulebook
 from policies.descriptor import Descriptor
 from proxy.config import load, load_routes
-from proxy.limiter import Limiter, Permit
+from proxy.describe import claim_of
+from proxy.limiter import Limiter, Permit, QueueBounds
 from proxy.store.memory import MemoryStore
 from proxy.tasks import TaskOwner
 from tests.fake_bybit import FakeBybit, IpBook, Settings, Verdict
@@ -31,7 +32,7 @@ def test_an_hour_of_saturation_without_a_breach() -> None:
         dice = random.Random(1)
         book = IpBook(LIMIT, int(WINDOW_S * 1e6))
         tasks = TaskOwner()
-        limiter = Limiter(MemoryStore(loop.clock_us), loop.clock_us, tasks, max_waiting=5_000, max_wait_us=10**12)
+        limiter = Limiter(MemoryStore(loop.clock_us), loop.clock_us, tasks, QueueBounds(5_000, 5_000, 10**12))
         tasks.spawn(limiter.run(), "dispatcher")
         arrived = 0
 
@@ -43,9 +44,9 @@ def test_an_hour_of_saturation_without_a_breach() -> None:
             nonlocal arrived
             endpoint = ENDPOINTS[number % len(ENDPOINTS)]
             request = Descriptor("GET", f"/{endpoint}", "", endpoint, "default", f"192.0.2.{number}")
-            charges = rules.charges(request)
+            claim = claim_of(request, rules)
             while loop.passed < 3_600:
-                permit = await limiter.acquire(charges)
+                permit = await limiter.acquire(claim)
                 assert isinstance(permit, Permit)
                 await asyncio.sleep(leg())
                 arrived += 1

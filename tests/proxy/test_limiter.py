@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.admission import Charge, Quota, Refused, RefuseWith, WhenFull, Why, WindowKind
-from proxy.limiter import Limiter, Permit
+from proxy.limiter import Claim, Limiter, Permit, QueueBounds
 from proxy.store.memory import MemoryStore
 from proxy.tasks import TaskOwner
 from tests.virtual import VirtualLoop, run_virtually
@@ -25,7 +25,9 @@ class Bench:
     def __init__(self, loop: VirtualLoop, *, max_waiting: int = 1_000, max_wait_us: int = 3_600 * SECOND_US) -> None:
         self.tasks = TaskOwner()
         self.store = MemoryStore(loop.clock_us)
-        self.limiter = Limiter(self.store, loop.clock_us, self.tasks, max_waiting=max_waiting, max_wait_us=max_wait_us)
+        self.limiter = Limiter(
+            self.store, loop.clock_us, self.tasks, QueueBounds(max_waiting, max_waiting, max_wait_us)
+        )
 
     async def __aenter__(self) -> Self:
         self.tasks.spawn(self.limiter.run(), "dispatcher")
@@ -47,7 +49,7 @@ def test_who_finds_room_does_not_wait() -> None:
     async def main(loop: VirtualLoop) -> None:
         async with Bench(loop) as bench:
             for _ in range(5):
-                permit = await bench.limiter.acquire((charge("q", 5, SECOND_US),))
+                permit = await bench.limiter.acquire(Claim((charge("q", 5, SECOND_US),)))
                 assert isinstance(permit, Permit)
                 assert permit.waited_us == 0
             assert loop.passed == 0
@@ -61,7 +63,7 @@ def test_waiting_ends_at_the_exact_instant_and_in_order() -> None:
             admitted: list[tuple[int, int]] = []
 
             async def ask(number: int) -> None:
-                permit = await bench.limiter.acquire((charge("q", 2, SECOND_US),))
+                permit = await bench.limiter.acquire(Claim((charge("q", 2, SECOND_US),)))
                 assert isinstance(permit, Permit)
                 admitted.append((number, round(loop.passed * 1e6)))
 
@@ -80,9 +82,9 @@ def test_a_rule_that_refuses_answers_at_once_with_the_wait() -> None:
     async def main(loop: VirtualLoop) -> None:
         async with Bench(loop) as bench:
             strict = charge("q", 1, SECOND_US, when_full=WhenFull.REFUSE, refuse_with=RefuseWith.HTTP)
-            assert isinstance(await bench.limiter.acquire((strict,)), Permit)
+            assert isinstance(await bench.limiter.acquire(Claim((strict,))), Permit)
 
-            answer = await bench.limiter.acquire((strict,))
+            answer = await bench.limiter.acquire(Claim((strict,)))
 
             assert answer == Refused(Why.FULL, strict, SECOND_US)
             assert loop.passed == 0
@@ -96,9 +98,9 @@ def test_who_cannot_make_his_deadline_hears_it_at_once() -> None:
     async def main(loop: VirtualLoop) -> None:
         async with Bench(loop) as bench:
             slow = charge("q", 1, 10 * SECOND_US)
-            await bench.limiter.acquire((slow,))
+            await bench.limiter.acquire(Claim((slow,)))
 
-            answer = await bench.limiter.acquire((slow,), loop.clock_us() + 5 * SECOND_US)
+            answer = await bench.limiter.acquire(Claim((slow,), deadline_us=loop.clock_us() + 5 * SECOND_US))
 
             assert isinstance(answer, Refused)
             assert answer.why is Why.DEADLINE
@@ -113,9 +115,9 @@ def test_a_deadline_that_passes_while_waiting_ends_the_wait() -> None:
     async def main(loop: VirtualLoop) -> None:
         async with Bench(loop) as bench:
             held = charge("q", 1, SECOND_US, window=WindowKind.HELD)
-            await bench.limiter.acquire((held,))
+            await bench.limiter.acquire(Claim((held,)))
 
-            answer = await bench.limiter.acquire((held,), loop.clock_us() + 3 * SECOND_US)
+            answer = await bench.limiter.acquire(Claim((held,), deadline_us=loop.clock_us() + 3 * SECOND_US))
 
             assert isinstance(answer, Refused)
             assert answer.why is Why.DEADLINE
@@ -130,7 +132,7 @@ def test_the_queue_is_bounded() -> None:
         async with Bench(loop, max_waiting=2) as bench:
             one = charge("q", 1, SECOND_US)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(bench.limiter.acquire((one,))) for _ in range(5)]
+                tasks = [group.create_task(bench.limiter.acquire(Claim((one,)))) for _ in range(5)]
             answers = [task.result() for task in tasks]
 
             assert [isinstance(answer, Permit) for answer in answers] == [True, True, True, False, False]
@@ -143,10 +145,10 @@ def test_a_client_that_hangs_up_gives_its_place_to_the_next() -> None:
     async def main(loop: VirtualLoop) -> None:
         async with Bench(loop) as bench:
             one = charge("q", 1, SECOND_US)
-            await bench.limiter.acquire((one,))
+            await bench.limiter.acquire(Claim((one,)))
             owner = TaskOwner()
-            first = owner.spawn(bench.limiter.acquire((one,)), "first")
-            second = owner.spawn(bench.limiter.acquire((one,)), "second")
+            first = owner.spawn(bench.limiter.acquire(Claim((one,))), "first")
+            second = owner.spawn(bench.limiter.acquire(Claim((one,))), "second")
             await asyncio.sleep(0.5)
             first.cancel()
             permit = await second
@@ -164,10 +166,10 @@ def test_a_permit_handed_to_somebody_who_has_just_left_is_given_back() -> None:
     async def main(loop: VirtualLoop) -> None:
         async with Bench(loop) as bench:
             held = charge("q", 1, SECOND_US, window=WindowKind.HELD)
-            permit = await bench.limiter.acquire((held,))
+            permit = await bench.limiter.acquire(Claim((held,)))
             assert isinstance(permit, Permit)
             owner = TaskOwner()
-            task = owner.spawn(bench.limiter.acquire((held,)), "waiter")
+            task = owner.spawn(bench.limiter.acquire(Claim((held,))), "waiter")
             await asyncio.sleep(0.1)
             await permit.refund()
             # The dispatcher serves the waiter in this turn of the loop; the client leaves before it wakes.
@@ -188,12 +190,12 @@ def test_a_full_quota_of_one_endpoint_does_not_hold_up_another() -> None:
         async with Bench(loop) as bench:
             shared = charge("ip", 100, SECOND_US)
             kline, tickers = charge("kline", 1, 60 * SECOND_US), charge("tickers", 5, SECOND_US)
-            await bench.limiter.acquire((shared, kline))
+            await bench.limiter.acquire(Claim((shared, kline)))
             owner = TaskOwner()
-            waiting = owner.spawn(bench.limiter.acquire((shared, kline)), "kline")
+            waiting = owner.spawn(bench.limiter.acquire(Claim((shared, kline))), "kline")
             await asyncio.sleep(0.01)
 
-            assert isinstance(await bench.limiter.acquire((shared, tickers)), Permit)
+            assert isinstance(await bench.limiter.acquire(Claim((shared, tickers))), Permit)
             assert loop.passed < 0.02
             waiting.cancel()
 
@@ -204,10 +206,10 @@ def test_a_completion_wakes_those_who_wait_for_nothing_else() -> None:
     async def main(loop: VirtualLoop) -> None:
         async with Bench(loop) as bench:
             held = charge("q", 1, SECOND_US, window=WindowKind.HELD)
-            first = await bench.limiter.acquire((held,))
+            first = await bench.limiter.acquire(Claim((held,)))
             assert isinstance(first, Permit)
             owner = TaskOwner()
-            second = owner.spawn(bench.limiter.acquire((held,)), "second")
+            second = owner.spawn(bench.limiter.acquire(Claim((held,))), "second")
             await asyncio.sleep(7)
             await first.complete()
             await first.complete()  # a second end changes nothing
@@ -237,7 +239,7 @@ def test_held_permits_never_exceed_the_limit_whatever_clients_do(seed: int) -> N
                 await asyncio.sleep(dice.random() * 20)
                 try:
                     async with asyncio.timeout(dice.random() * 5):
-                        permit = await bench.limiter.acquire(charges)
+                        permit = await bench.limiter.acquire(Claim(charges))
                 except TimeoutError:
                     return
                 assert isinstance(permit, Permit)
@@ -282,7 +284,7 @@ def test_the_exchange_never_counts_more_than_its_limit(
 
         async def client(bench: Bench) -> None:
             while loop.passed < 20 * window_ms / 1000:
-                permit = await bench.limiter.acquire((held,))
+                permit = await bench.limiter.acquire(Claim((held,)))
                 assert isinstance(permit, Permit)
                 await asyncio.sleep(leg())
                 arrivals.append(loop.passed)

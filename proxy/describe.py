@@ -1,0 +1,84 @@
+"""From a request to what the policies may know of it: target, endpoint, client, account, urgency, deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from policies import bybit, caching, target
+from policies.admission import Rulebook
+from policies.caching import CandleQuery
+from policies.descriptor import Descriptor
+from policies.priority import priority_of
+from policies.routing import Route, RouteTable
+from proxy.identity import Identifier, Identity
+from proxy.limiter import Claim
+
+_MEMORABLE_TARGET: Final = 512
+_MEMORY: Final = 8192
+
+
+class Asked(NamedTuple):
+    """A request understood. Everything but the body."""
+
+    refusal: str | None
+    """Why it cannot be forwarded, in words for the client."""
+    descriptor: Descriptor
+    route: Route
+    candles: CandleQuery | None
+    """How the cache understands it; None when it passes by the cache."""
+    key: str
+    claim: Claim
+    """What it spends by being asked, whether the exchange hears of it or not."""
+    behind_proxy: bool
+
+
+class Describer:
+    """Bots ask the same again and again: what an unsigned request means is remembered by its target and client."""
+
+    def __init__(self, routes: RouteTable, identifier: Identifier, client_rules: Rulebook, egress: str) -> None:
+        self._routes = routes
+        self._identifier = identifier
+        self._client_rules = client_rules
+        self._egress = egress
+        self._remembered = lru_cache(maxsize=_MEMORY)(self._unsigned)
+
+    def describe(self, method: str, raw_target: str, peer: str | None, headers: Mapping[str, str]) -> Asked:
+        """`peer` is the address of the connection; headers must compare names without regard to case."""
+        who = self._identifier.who(peer, headers)
+        if who.signed:
+            return self._describe(method, raw_target, who, bybit.deadline_us(headers))
+        if len(raw_target) > _MEMORABLE_TARGET:
+            return self._unsigned(method, raw_target, who)
+        return self._remembered(method, raw_target, who)
+
+    def _unsigned(self, method: str, raw_target: str, who: Identity) -> Asked:
+        return self._describe(method, raw_target, who, None)
+
+    def _describe(self, method: str, raw_target: str, who: Identity, deadline_us: int | None) -> Asked:
+        refusal = target.refusal(method, raw_target)
+        path, query = target.split(raw_target)
+        route = self._routes.unknown if refusal else self._routes.match(method, path)
+        candles = None if who.signed else caching.understand(route, method, query)
+        descriptor = Descriptor(
+            method=method,
+            path=path,
+            query=query,
+            endpoint=route.endpoint,
+            egress=self._egress,
+            ip=who.ip,
+            api_key=who.api_key,
+            signed=who.signed,
+            priority=priority_of(route, method, path, query, signed=who.signed),
+            deadline_us=deadline_us,
+        )
+        key = "" if candles is None else candles.key()
+        claim = claim_of(descriptor, self._client_rules)
+        return Asked(refusal, descriptor, route, candles, key, claim, who.behind_proxy)
+
+
+def claim_of(descriptor: Descriptor, rules: Rulebook) -> Claim:
+    """What a request asks of the limiter. Who has an account is told apart by it, everybody else by his address."""
+    client = descriptor.client or descriptor.api_key or descriptor.ip
+    return Claim(rules.charges(descriptor), descriptor.priority, client, descriptor.deadline_us)
