@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
+from policies.bucket import TokenBucket
 from policies.descriptor import Descriptor
+from policies.slotted import SlottedWindow
 from policies.window import IN_FLIGHT, CompletionLog, SendLog, Window
 
 
@@ -27,6 +29,8 @@ class Counts(StrEnum):
 class WindowKind(StrEnum):
     HELD = "held"
     SENT = "sent"
+    SLOTTED = "slotted"
+    BUCKET = "bucket"
 
 
 class WhenFull(StrEnum):
@@ -71,12 +75,49 @@ class Quota:
     when_full: WhenFull = WhenFull.WAIT
     refuse_with: RefuseWith = RefuseWith.HTTP
     shadow: bool = False
+    burst: int = 0
+    """What a bucket holds; 0 for the other windows."""
     spaces: bool = False
     """All classes share it, so the less urgent ones are spaced out in it (spacing.py)."""
 
     def new_window(self) -> Window:
-        kind = CompletionLog if self.window is WindowKind.HELD else SendLog
-        return kind(self.limit, self.window_us)
+        match self.window:
+            case WindowKind.HELD:
+                return CompletionLog(self.limit, self.window_us)
+            case WindowKind.SENT:
+                return SendLog(self.limit, self.window_us)
+            case WindowKind.SLOTTED:
+                return SlottedWindow(self.limit, self.window_us)
+            case WindowKind.BUCKET:
+                return TokenBucket(self.limit, self.window_us, self.burst)
+            case _:
+                assert_never(self.window)
+
+    def fitted(self, window: Window, now_us: int) -> Window:
+        """The window that goes on where `window`, made by an earlier quota of this name, leaves off.
+
+        Of another kind it begins full of what was used: charged now, so nothing is forgotten too early.
+        """
+        match window:
+            case CompletionLog() | SendLog() if type(window) is type(self.new_window()):
+                window.resize(self.limit, self.window_us)
+                return window
+            case SlottedWindow() if self.window is WindowKind.SLOTTED:
+                window.resize(self.limit, self.window_us, now_us)
+                return window
+            case TokenBucket() if self.window is WindowKind.BUCKET:
+                window.resize(self.limit, self.window_us, self.burst, now_us)
+                return window
+            case _:
+                return self._full_of(window.used(now_us), now_us)
+
+    def _full_of(self, used: int, now_us: int) -> Window:
+        fresh = self.new_window()
+        held = min(used, self.burst or self.limit)
+        if held:
+            fresh.take(held, now_us)
+            fresh.complete(held, now_us)
+        return fresh
 
 
 class Charge(NamedTuple):

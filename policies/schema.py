@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from policies import quantities
 from policies.admission import Counts, Match, Quota, RefuseWith, WhenFull, WindowKind
@@ -117,6 +117,7 @@ class LimitSection(Section):
     partition: Annotated[tuple[Partition, ...], BeforeValidator(_one_or_many), Field(strict=False)] = ("egress",)
     counts: Annotated[Counts, Field(strict=False)] = Counts.UPSTREAM
     window: Annotated[WindowKind, Field(strict=False)] | None = None
+    burst: Annotated[int, Field(ge=1)] | None = None
     when_full: Annotated[WhenFull, Field(strict=False)] | None = None
     refuse_with: Annotated[RefuseWith, Field(strict=False)] = RefuseWith.HTTP
     shadow: bool = False
@@ -137,13 +138,39 @@ class LimitSection(Section):
             )
         return value
 
+    @field_validator("burst")
+    @classmethod
+    def _burst_needs_a_bucket(cls, value: int | None, info: ValidationInfo) -> int | None:
+        window, quota = info.data.get("window"), info.data.get("quota")
+        if value is not None and window not in {None, WindowKind.BUCKET}:
+            raise ValueError(f"expected no burst beside window: {window}: only a bucket has one")
+        if value is not None and quota is not None and value > quota.limit:
+            raise ValueError(f"expected a burst of at most the quota's {quota.limit}, got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _bucket_needs_a_burst(self) -> LimitSection:
+        if self.window is WindowKind.BUCKET and self.burst is None:
+            raise ValueError("expected a burst beside window: bucket: how many may go at once")
+        return self
+
+    def _window(self) -> WindowKind:
+        """Safe by purpose and length: see docs/limits.md."""
+        if self.window is not None:
+            return self.window
+        if self.burst is not None:
+            return WindowKind.BUCKET
+        if self.refuse_with is RefuseWith.BYBIT and self.counts is Counts.UPSTREAM:
+            return WindowKind.HELD
+        long = self.quota.window_us >= _LONG_US and self.quota.limit > _FEW
+        return WindowKind.SLOTTED if long else WindowKind.SENT
+
     def compiled(self) -> Quota:
         """The quota, with the defaults that are safe for its purpose.
 
         A rule that answers in the exchange's name models the exchange's own limit, so it is held until the reply; a
-        client's own quota refuses, a quota on what is sent waits.
+        long one must not cost memory per request; a client's own quota refuses, a quota on what is sent waits.
         """
-        models_exchange = self.refuse_with is RefuseWith.BYBIT and self.counts is Counts.UPSTREAM
         upstream = self.counts is Counts.UPSTREAM
         return Quota(
             name=self.name,
@@ -152,7 +179,8 @@ class LimitSection(Section):
             partition=self.partition,
             match=self.match.compiled(),
             counts=self.counts,
-            window=self.window or (WindowKind.HELD if models_exchange else WindowKind.SENT),
+            window=self._window(),
+            burst=self.burst or 0,
             when_full=self.when_full or (WhenFull.WAIT if upstream else WhenFull.REFUSE),
             refuse_with=self.refuse_with,
             shadow=self.shadow,
@@ -181,6 +209,9 @@ class CacheSection(Section):
         return CandleLifetimes(self.open_ttl, self.closed_ttl, self.settle)
 
 
+_LONG_US: Final = 60_000_000
+"""From a minute on a window is kept in slots, unless it holds so few that keeping each is as cheap, and exact."""
+_FEW: Final = 100
 _LEAST_SPACED: Final = 50
 """A smaller window is an account's own, or too coarse to be spaced out."""
 

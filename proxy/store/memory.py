@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
-from policies.admission import Admission, Admitted, Charge, admit
+from policies.admission import Admission, Admitted, Charge, Quota, admit
 from policies.window import Window
 from proxy.clock import Clock
 from proxy.store import Reservation, Usage
@@ -13,10 +13,17 @@ _SWEEP_EVERY: Final = 1024
 """New windows between two looks for idle ones: the cost of forgetting is spread over the cost of remembering."""
 
 
+class _Kept(NamedTuple):
+    """A window, and the quota it was made for: after a reload the next charge brings another."""
+
+    quota: Quota
+    window: Window
+
+
 class MemoryStore:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._windows: dict[tuple[str, ...], Window] = {}
+        self._windows: dict[tuple[str, ...], _Kept] = {}
         self._taken: dict[str, tuple[Charge, ...]] = {}
         self._until_sweep = _SWEEP_EVERY
 
@@ -46,15 +53,18 @@ class MemoryStore:
     async def usage(self) -> list[Usage]:
         now_us = self._clock()
         return [
-            Usage(key, window.limit, window.window_us, window.used(now_us)) for key, window in self._windows.items()
+            Usage(key, kept.window.limit, kept.window.window_us, kept.window.used(now_us))
+            for key, kept in self._windows.items()
         ]
 
     def _window(self, charge: Charge) -> Window:
-        window = self._windows.get(charge.key)
-        if window is None:
+        kept = self._windows.get(charge.key)
+        if kept is None:
             self._forget_idle()
-            window = self._windows[charge.key] = charge.quota.new_window()
-        return window
+            kept = self._windows[charge.key] = _Kept(charge.quota, charge.quota.new_window())
+        elif kept.quota is not charge.quota:
+            kept = self._windows[charge.key] = _Kept(charge.quota, charge.quota.fitted(kept.window, self._clock()))
+        return kept.window
 
     def _forget_idle(self) -> None:
         """Windows of clients that have gone would otherwise pile up, one for each address ever seen."""
@@ -62,6 +72,6 @@ class MemoryStore:
         if self._until_sweep > 0:
             return
         now_us = self._clock()
-        for key in [key for key, window in self._windows.items() if window.idle(now_us)]:
+        for key in [key for key, kept in self._windows.items() if kept.window.idle(now_us)]:
             del self._windows[key]
         self._until_sweep = max(_SWEEP_EVERY, len(self._windows))
