@@ -26,6 +26,7 @@ check: .venv/.dev
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PY) -m proxy check --config config.yaml
+	$(PY) -m proxy schema --check
 
 format: .venv/.dev
 	.venv/bin/ruff format .

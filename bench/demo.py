@@ -13,6 +13,7 @@ import hmac
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -72,6 +73,16 @@ def environment(options: argparse.Namespace) -> dict[str, str]:
         "GATEWAY__UPSTREAM__URL": f"http://127.0.0.1:{options.exchange_port}",
         "LOG_LEVEL": "warning",
     }
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @contextlib.asynccontextmanager

@@ -122,9 +122,8 @@ def _checked() -> Callable[[], Awaitable[None]]:
 
     async def batch() -> None:
         for _ in range(_BATCH):
-            facts = gateway._facts(request.method, request.raw_path)  # noqa: SLF001  # the steps, without the server
-            descriptor, _ = gateway._describe(request, facts)  # type: ignore[arg-type]  # noqa: SLF001
-            refused = await gateway._admit(descriptor)  # noqa: SLF001
+            asked = gateway._describer.describe(request.method, request.raw_path, request.remote, request.headers)
+            refused = await gateway._admit(asked)  # noqa: SLF001
             assert refused is None
 
     return batch

@@ -12,6 +12,7 @@ A request is asked about in this order:
     caching.py     may it be answered from the cache, under which key, for how long?
       candles.py     what the exchange's intervals mean on the calendar
 
-schema.py turns the YAML of an operator into the frozen types that the rooms above work with.
+schema.py turns the YAML of an operator into the frozen types that the rooms above work with; reach.py refuses rules
+that no request can meet.
 Every number of time is an integer of microseconds unless its name says otherwise (`_ms`).
 """

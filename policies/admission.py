@@ -129,9 +129,11 @@ class Charge(NamedTuple):
 
 
 class Admitted(NamedTuple):
-    """Room in every enforced quota, and taken. `over` are shadow quotas that would have said no."""
+    """Room in every enforced quota, and taken. `over` are shadow quotas that would have said no, `near` those that are
+    more than four fifths used by now."""
 
     over: tuple[Charge, ...] = ()
+    near: tuple[Charge, ...] = ()
 
 
 class Deferred(NamedTuple):
@@ -208,7 +210,7 @@ class Rulebook:
         for quota in self.quotas:
             key = self._key(quota, request)
             if key is not None:
-                charges.append(Charge(quota, key, request.cost))
+                charges.append(Charge(quota, key, _cost(quota, request)))
         return tuple(charges)
 
     @staticmethod
@@ -217,6 +219,13 @@ class Rulebook:
             return None
         parts = [getattr(request, part) for part in quota.partition]
         return None if None in parts else (quota.name, *parts)
+
+
+def _cost(quota: Quota, request: Descriptor) -> int:
+    """An account pays for the orders of a batch, everybody else for a request. More than all there is costs all."""
+    if "api_key" not in quota.partition:
+        return 1
+    return min(request.cost, quota.burst or quota.limit)
 
 
 def admit(states: Sequence[tuple[Charge, Window]], now_us: int) -> Admission:
@@ -236,14 +245,15 @@ def admit(states: Sequence[tuple[Charge, Window]], now_us: int) -> Admission:
             binding = Deferred(wait, charge)
     if binding is not None:
         return binding
-    if not over:
-        for charge, window in states:
-            window.take(charge.cost, now_us)
-        return _ADMITTED
+    near: list[Charge] = []
     for charge, window in states:
-        if charge not in over:
-            window.take(charge.cost, now_us)
-    return Admitted(tuple(over))
+        if over and charge in over:
+            continue
+        window.take(charge.cost, now_us)
+        # "No room for another fifth" is one look into the window, counting what it holds would be a search.
+        if window.wait_us(window.limit // 5 or 1, now_us):
+            near.append(charge)
+    return Admitted(tuple(over), tuple(near)) if over or near else _ADMITTED
 
 
 def _outranks(charge: Charge, wait_us: int, than: Deferred) -> bool:

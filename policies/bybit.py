@@ -23,6 +23,8 @@ ENVELOPE_HEADERS: Final = frozenset({"timenow", "traceid", "ret_code"})
 
 OK: Final = 0
 PARAMETER_ERROR: Final = 10001
+BAD_CLOCK: Final = 10002
+NOT_AUTHENTICATED: Final = 10007
 SERVER_ERROR: Final = 10016
 TOO_MANY_VISITS: Final = 10006
 
@@ -36,6 +38,9 @@ NOTABLE_CODES: Final = frozenset(
 )
 """Codes that get a time series of their own; the exchange has hundreds more."""
 
+NOTABLE_STATUSES: Final = frozenset({400, 401, 403, 404, 429, 500, 502, 503, 504})
+"""403 is a ban, a blocked country or a GET with a body; the others speak for themselves."""
+
 TIMED_OUT: Final = "Request timeout, please try again later"
 """ccxt and others take exactly these words for a time-out that may have been executed."""
 
@@ -43,31 +48,41 @@ DEFAULT_RECV_WINDOW_MS: Final = 5_000
 MAX_RECV_WINDOW_MS: Final = 600_000
 """A larger one is taken for a mistake: it must not let a request wait for hours."""
 
-_MARGIN_US: Final = 250_000
-"""What a signed request needs for its way to the exchange: p99 of a one-way trip and some (algorithms: 2.3)."""
-
+_TIME: Final = re.compile(rb'"time"\s*:\s*(\d{13})\s*\}\s*\Z')
 _RET_CODE: Final = re.compile(rb'\A\s*\{\s*"retCode"\s*:\s*(-?\d{1,9})\s*[,}]')
 
 
+def timestamp_us(headers: Mapping[str, str]) -> int | None:
+    """When a request was signed, in epoch microseconds of the client's clock; None when that cannot be read."""
+    stamp = headers.get(TIMESTAMP)
+    return int(stamp) * 1000 if stamp is not None and _is_digits(stamp) else None
+
+
 def deadline_us(headers: Mapping[str, str]) -> int | None:
-    """Epoch instant after which a signed request must not leave any more, None when it is not bound to one.
+    """Epoch instant, on the exchange's clock, until which it accepts a signature; None when there is none.
 
     The exchange accepts `server_time - recv_window <= timestamp < server_time + 1000`; waiting eats the window, and
     only the client can sign again. Unreadable numbers bind to nothing: the exchange will say what is wrong with them.
     """
-    stamp = headers.get(TIMESTAMP)
-    if stamp is None or not _is_digits(stamp):
+    stamp_us = timestamp_us(headers)
+    if stamp_us is None:
         return None
     window = headers.get(RECV_WINDOW)
     window_ms = DEFAULT_RECV_WINDOW_MS
     if window is not None and _is_digits(window):
         window_ms = min(int(window), MAX_RECV_WINDOW_MS)
-    return (int(stamp) + window_ms) * 1000 - _MARGIN_US
+    return stamp_us + window_ms * 1000
 
 
 def ret_code(body: bytes) -> int | None:
     """The code of an answer, read from the head of its (decoded) body; None when it is not in the usual envelope."""
     found = _RET_CODE.match(body)
+    return int(found.group(1)) if found else None
+
+
+def server_ms(body: bytes) -> int | None:
+    """The exchange's clock as stamped at the end of the (decoded) body."""
+    found = _TIME.search(body, max(0, len(body) - 64))
     return int(found.group(1)) if found else None
 
 

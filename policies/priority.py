@@ -44,6 +44,8 @@ def priority_of(route: Route, method: str, path: str, query: str, *, signed: boo
     not list is judged by its path and by whether it is signed.
     """
     if method not in {"GET", "HEAD", "OPTIONS"}:
+        if not signed:
+            return Priority.HISTORY  # the exchange will refuse it: nobody else should wait for that
         if route.endpoint.startswith(_CANCELS) or path.endswith(("/cancel", "/cancel-all", "/cancel-batch")):
             return Priority.CANCEL
         trading = route.group in _TRADING or path.startswith(("/v5/order/", "/v5/position/", "/v5/spread/order/"))

@@ -22,9 +22,13 @@ _SIZES: Final = {
     "MiB": 1 << 20,
     "GiB": 1 << 30,
 }
-_DURATION: Final = re.compile(r"(\d{1,14})(us|ms|s|m|h|d)", re.ASCII)
-_SIZE: Final = re.compile(r"(\d{1,12})(B|kB|MB|GB|KiB|MiB|GiB)", re.ASCII)
-_QUOTA: Final = re.compile(r"(\d{1,12})/(\d{0,14}(?:us|ms|s|m|h|d))", re.ASCII)
+DURATION: Final = r"([0-9]{1,14})(us|ms|s|m|h|d)"
+SIZE: Final = r"([0-9]{1,12})(B|kB|MB|GB|KiB|MiB|GiB)"
+QUOTA: Final = r"([0-9]{1,12})/([0-9]{0,14}(?:us|ms|s|m|h|d))"
+
+_DURATION: Final = re.compile(DURATION)
+_SIZE: Final = re.compile(SIZE)
+_QUOTA: Final = re.compile(QUOTA)
 
 MAX_DURATION_US: Final = 366 * _UNITS_US["d"]
 
@@ -76,3 +80,11 @@ def duration_text(value_us: int) -> str:
         if value_us >= _UNITS_US[unit] and value_us % _UNITS_US[unit] == 0:
             return f"{value_us // _UNITS_US[unit]}{unit}"
     return f"{value_us}us"
+
+
+def size_text(value_bytes: int) -> str:
+    """The shortest exact way to write a size: 67_108_864 -> `64MiB`."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if value_bytes >= _SIZES[unit] and value_bytes % _SIZES[unit] == 0:
+            return f"{value_bytes // _SIZES[unit]}{unit}"
+    return f"{value_bytes}B"

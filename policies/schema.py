@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from policies import quantities
 from policies.admission import Counts, Match, Quota, RefuseWith, WhenFull, WindowKind
 from policies.caching import CandleLifetimes
+from policies.reach import never_matches
+from policies.routing import RouteTable
 
 
 class Section(BaseModel):
@@ -53,23 +64,56 @@ def _shown(value: Any) -> str:
     return "nothing" if value is None else repr(value)
 
 
-DurationUs = Annotated[int, BeforeValidator(_duration)]
-PositiveDurationUs = Annotated[int, BeforeValidator(_duration), Field(gt=0)]
-SizeBytes = Annotated[int, BeforeValidator(_size)]
-RateText = Annotated[quantities.Rate, BeforeValidator(_rate)]
-Name = Annotated[str, BeforeValidator(_text), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+def _written(pattern: str, *examples: str) -> WithJsonSchema:
+    """What an editor is told of a quantity: it is text, and looks like this."""
+    return WithJsonSchema({"type": "string", "pattern": f"^{pattern}$", "examples": list(examples)})
+
+
+DURATION: Final = _written(quantities.DURATION, "250ms", "10m")
+DurationUs = Annotated[int, BeforeValidator(_duration), DURATION]
+PositiveDurationUs = Annotated[
+    int, BeforeValidator(_duration), Field(gt=0), _written(f"(?!0+[a-z]){quantities.DURATION}", "250ms", "10m")
+]
+SizeBytes = Annotated[int, BeforeValidator(_size), _written(quantities.SIZE, "512KiB", "64MiB")]
+RateText = Annotated[
+    quantities.Rate, BeforeValidator(_rate), _written(f"(?!0+/){quantities.QUOTA}", "600/5s", "10000/1h")
+]
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[
+    str,
+    BeforeValidator(_text),
+    Field(pattern=_NAME),
+    WithJsonSchema({"type": ["string", "integer"], "pattern": _NAME}),
+]
 Partition = Literal["egress", "ip", "endpoint", "api_key", "client", "tier"]
-Words = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1, strict=False)]
+
+
+def one_or_many(**item: Any) -> WithJsonSchema:
+    """What an editor is told where a text may stand for a list of one."""
+    word = {"type": "string", **item}
+    return WithJsonSchema({"anyOf": [word, {"type": "array", "items": word, "minItems": 1}]})
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1, strict=False), one_or_many()]
+Paths = Annotated[Words, one_or_many(pattern="^/[^?]*$")]
+Methods = Annotated[Words, one_or_many(pattern="^[A-Z]+$")]
+Parts = Annotated[
+    tuple[Partition, ...],
+    BeforeValidator(_one_or_many, json_schema_input_type=Partition | list[Partition]),
+    Field(strict=False),
+]
 
 
 class MatchSection(Section):
     """Which requests a rule applies to. A word or a list of words; what is left out matches everything."""
 
-    endpoint: Words | None = None
-    path: Words | None = None
-    method: Words | None = None
-    tier: Words | None = None
-    signed: bool | None = None
+    endpoint: Words | None = Field(
+        default=None, description="Names of policies/bybit.yaml; `unknown` is all that it does not list."
+    )
+    path: Paths | None = Field(default=None, description="Exact paths, without a query.")
+    method: Methods | None = Field(default=None, description="Methods in capitals.")
+    tier: Words | None = Field(default=None, description="Tiers of the client.")
+    signed: bool | None = Field(default=None, description="Whether the request speaks for an account.")
 
     @field_validator("endpoint")
     @classmethod
@@ -96,6 +140,13 @@ class MatchSection(Section):
                 raise ValueError(f"expected a method in capitals such as GET, got {method!r}")
         return value
 
+    @model_validator(mode="after")
+    def _something_matches(self, info: ValidationInfo) -> MatchSection:
+        routes: RouteTable | None = (info.context or {}).get("routes")
+        if routes is not None and (why := never_matches(self.compiled(), routes)) is not None:
+            raise ValueError(f"can never match: {why}")
+        return self
+
     @property
     def everything(self) -> bool:
         """Nothing is left out."""
@@ -111,16 +162,33 @@ class MatchSection(Section):
 class LimitSection(Section):
     """One rule of `limits`."""
 
-    name: Name
-    quota: RateText
-    match: MatchSection = MatchSection()
-    partition: Annotated[tuple[Partition, ...], BeforeValidator(_one_or_many), Field(strict=False)] = ("egress",)
-    counts: Annotated[Counts, Field(strict=False)] = Counts.UPSTREAM
-    window: Annotated[WindowKind, Field(strict=False)] | None = None
-    burst: Annotated[int, Field(ge=1)] | None = None
-    when_full: Annotated[WhenFull, Field(strict=False)] | None = None
-    refuse_with: Annotated[RefuseWith, Field(strict=False)] = RefuseWith.HTTP
-    shadow: bool = False
+    name: Name = Field(description="Names the rule in metrics, logs and answers; a reload keeps windows by it.")
+    quota: RateText = Field(description="At most so many in any window of that length, wherever it begins.")
+    match: MatchSection = Field(default=MatchSection(), description="Which requests spend it.")
+    partition: Parts = Field(
+        default=("egress",), description="Whose budget is spent. A request that lacks a part does not meet the rule."
+    )
+    counts: Annotated[Counts, Field(strict=False)] = Field(
+        default=Counts.UPSTREAM,
+        description="upstream: requests sent to the exchange; requests: all that clients make, cached answers too.",
+    )
+    window: Annotated[WindowKind, Field(strict=False)] | None = Field(
+        default=None,
+        description="held: from sending until the reply plus the window; sent: one window from sending; slotted: as "
+        "sent, in 64 slots; bucket: a steady rate with a burst. Null: what is safe for the rule (docs/limits.md).",
+    )
+    burst: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Makes the window a bucket that holds so many at once."
+    )
+    when_full: Annotated[WhenFull, Field(strict=False)] | None = Field(
+        default=None,
+        description="wait: in a bounded queue, in order; refuse: at once. Null: wait upstream, refuse for requests.",
+    )
+    refuse_with: Annotated[RefuseWith, Field(strict=False)] = Field(
+        default=RefuseWith.HTTP,
+        description="http: 429 with Retry-After; bybit: 200 with retCode 10006, as the exchange would.",
+    )
+    shadow: bool = Field(default=False, description="Evaluated and counted, never enforced.")
 
     @field_validator("partition")
     @classmethod
@@ -154,6 +222,12 @@ class LimitSection(Section):
             raise ValueError("expected a burst beside window: bucket: how many may go at once")
         return self
 
+    @model_validator(mode="after")
+    def _somebody_spends_it(self) -> LimitSection:
+        if "api_key" in self.partition and self.match.signed is False:
+            raise ValueError("can never match: an unsigned request has no API key, so it meets no api_key rule")
+        return self
+
     def _window(self) -> WindowKind:
         """Safe by purpose and length: see docs/limits.md."""
         if self.window is not None:
@@ -164,6 +238,16 @@ class LimitSection(Section):
             return WindowKind.HELD
         long = self.quota.window_us >= _LONG_US and self.quota.limit > _FEW
         return WindowKind.SLOTTED if long else WindowKind.SENT
+
+    def _is_shared_by_all(self) -> bool:
+        """One window for every request that is sent: the one in which the less urgent are spaced out."""
+        return (
+            self.counts is Counts.UPSTREAM
+            and not self.shadow
+            and set(self.partition) <= {"egress"}
+            and self.match.everything
+            and self.quota.limit >= _LEAST_SPACED
+        )
 
     def compiled(self) -> Quota:
         """The quota, with the defaults that are safe for its purpose.
@@ -184,26 +268,35 @@ class LimitSection(Section):
             when_full=self.when_full or (WhenFull.WAIT if upstream else WhenFull.REFUSE),
             refuse_with=self.refuse_with,
             shadow=self.shadow,
-            spaces=upstream and not self.shadow and self.match.everything and self.quota.limit >= _LEAST_SPACED,
+            spaces=self._is_shared_by_all(),
         )
 
 
 class QueueSection(Section):
-    max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 5_000
-    max_waiting_per_client: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
-    max_wait: DurationUs = 8_000_000
+    max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=5_000, description="Beyond that, requests are refused at once."
+    )
+    max_waiting_per_client: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=1_000, description="The same for one client."
+    )
+    max_wait: DurationUs = Field(
+        default=8_000_000, description="Clients give up at about 10 s, so waiting longer is pointless."
+    )
 
 
 class L1Section(Section):
-    max_bytes: SizeBytes = 64 << 20
+    max_bytes: SizeBytes = Field(default=64 << 20, description="Memory of this process.")
 
 
 class CacheSection(Section):
-    enabled: bool = True
-    open_ttl: DurationUs = 2_000_000
-    closed_ttl: DurationUs = 7 * 86_400_000_000
-    settle: DurationUs = 5_000_000
-    l1: L1Section = L1Section()
+    enabled: bool = Field(default=True, description="Whether candles are cached at all.")
+    open_ttl: DurationUs = Field(
+        default=2_000_000,
+        description="An answer that can still change; never past the end of a candle (short name: CACHE_TTL).",
+    )
+    closed_ttl: DurationUs = Field(default=7 * 86_400_000_000, description="An answer that lies wholly in the past.")
+    settle: DurationUs = Field(default=5_000_000, description="A candle counts as open for this long after its end.")
+    l1: L1Section = Field(default=L1Section(), description="The level in this process.")
 
     def lifetimes(self) -> CandleLifetimes:
         return CandleLifetimes(self.open_ttl, self.closed_ttl, self.settle)

@@ -93,13 +93,8 @@ class _Stamps:
         return [self.newest(rank) for rank in range(self._count, 0, -1)]
 
     def resize(self, limit: int) -> None:
-        """Hold at most `limit` instants from now on: the newest, which are all that a decision can ask for."""
-        kept = self.oldest_first()[-limit:]
-        self._limit = limit
-        size = min(limit, max(len(kept), _SMALLEST_RING))
-        self._ring = kept + [0] * (size - len(kept))
-        self._count = len(kept)
-        self._next = self._count % size
+        """Hold `limit` instants, and never fewer than before: a limit that comes back must find what counts for it."""
+        self._limit = max(self._limit, limit)
 
     def _grow(self) -> None:
         instants = self.oldest_first()
@@ -114,11 +109,11 @@ class CompletionLog:
     decrease. A request whose fate is unknown is completed late, by the caller, because it may still arrive.
     """
 
-    __slots__ = ("_in_flight", "_stamps", "limit", "window_us")
+    __slots__ = ("_in_flight", "_longest_us", "_stamps", "limit", "window_us")
 
     def __init__(self, limit: int, window_us: int) -> None:
         self.limit = limit
-        self.window_us = window_us
+        self.window_us = self._longest_us = window_us
         self._in_flight = 0
         self._stamps = _Stamps(limit)
 
@@ -137,7 +132,7 @@ class CompletionLog:
     def complete(self, cost: int, now_us: int) -> None:
         self._in_flight -= cost
         for _ in range(cost):
-            self._stamps.push(now_us, now_us - self.window_us)
+            self._stamps.push(now_us, now_us - self._longest_us)
 
     def refund(self, cost: int) -> None:
         """The request is known not to have been sent: it never occupied the window."""
@@ -163,6 +158,7 @@ class CompletionLog:
         """Change the quota at run time. Nothing that counts is forgotten."""
         self._stamps.resize(limit)
         self.limit, self.window_us = limit, window_us
+        self._longest_us = max(self._longest_us, window_us)
 
 
 class SendLog:
@@ -171,11 +167,11 @@ class SendLog:
     Use it for limits that we count ourselves: exact at our own door, not at somebody else's.
     """
 
-    __slots__ = ("_stamps", "limit", "window_us")
+    __slots__ = ("_longest_us", "_stamps", "limit", "window_us")
 
     def __init__(self, limit: int, window_us: int) -> None:
         self.limit = limit
-        self.window_us = window_us
+        self.window_us = self._longest_us = window_us
         self._stamps = _Stamps(limit)
 
     def wait_us(self, cost: int, now_us: int) -> int:
@@ -187,7 +183,7 @@ class SendLog:
 
     def take(self, cost: int, now_us: int) -> None:
         for _ in range(cost):
-            self._stamps.push(now_us, now_us - self.window_us)
+            self._stamps.push(now_us, now_us - self._longest_us)
 
     def complete(self, cost: int, now_us: int) -> None:
         """Nothing to do: the window was occupied when the request was taken."""
@@ -205,3 +201,4 @@ class SendLog:
         """As CompletionLog.resize."""
         self._stamps.resize(limit)
         self.limit, self.window_us = limit, window_us
+        self._longest_us = max(self._longest_us, window_us)

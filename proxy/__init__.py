@@ -1,8 +1,11 @@
 """What the gateway does. The rooms, and the corridor between them:
 
     __main__     command line
-    config       YAML + environment -> frozen Config       (yamlfile: YAML without surprises)
-    app          builds everything once; listens; drains
+    explain      what would be done with a request          (explanation: as text and JSON)
+    app          builds everything once; listens; drains; applies another configuration
+    reload       notices a changed file, judges it, has it applied
+    config       YAML + environment -> frozen Config       (yamlfile: YAML without surprises; config_problems: in words)
+    advice, config_schema    what `check` warns of; what editors are told
     server       aiohttp's low-level server, unreadable requests explained
     gateway      the life of a request, top to bottom: describe, admit, cache, send, answer
     identity       who is asking

@@ -1,42 +1,64 @@
-"""Command line: run the gateway, or check a configuration without starting it."""
+"""Command line: run the gateway; check its configuration, explain what it does with a request, print its schema."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvloop
+from multidict import CIMultiDict
 
+from policies.routing import RouteTable
 from proxy import app, log
-from proxy.config import Config, ConfigError, load, load_routes
+from proxy.advice import advice
+from proxy.clock import system_clock
+from proxy.config import Config, load_routes
+from proxy.config_problems import ConfigError
+from proxy.config_schema import config_schema
+from proxy.explain import Question, explain
+from proxy.explanation import as_json, as_text
+from proxy.reload import Source
 
 _DEFAULT_FILE: Final = Path("config.yaml")
+_SCHEMA_FILE: Final = Path("config.schema.json")
 _BAD_CONFIG: Final = 2
+_REFUSED: Final = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    routes = load_routes()
+    if options.command == "schema":
+        return _schema(routes, check=options.check)
+    source = Source(_file(options.config), os.environ, routes)
     try:
-        config = load(_file(options.config), os.environ, load_routes())
+        config = source.load()
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         count = len(error.problems)
         print(f"{count} problem{'s' if count != 1 else ''}; nothing was started.", file=sys.stderr)
         return _BAD_CONFIG
-    if options.command == "check":
-        return _check(config)
-    return _run(config)
+    match options.command:
+        case "check":
+            return _check(config)
+        case "explain":
+            return _explain(options, config, routes)
+        case _:
+            return _run(config, routes, source)
 
 
-def _run(config: Config) -> int:
+def _run(config: Config, routes: RouteTable, source: Source) -> int:
     sink = log.Sink(sys.stdout.fileno())
     log.set_up(config.log.level, config.log.format, sink)
     try:
-        uvloop.run(app.serve(config, load_routes(), sink))
+        uvloop.run(app.serve(config, routes, sink, source))
     except OSError as error:
         where = f"{config.listen.host}:{config.listen.port}"
         print(f"cannot listen on {where}: {error.strerror} (another listen.port?)", file=sys.stderr)
@@ -49,8 +71,50 @@ def _run(config: Config) -> int:
 def _check(config: Config) -> int:
     for line in app.banner(config, config.listen.port):
         print(line)
+    for warning in advice(config):
+        print(f"warning: {warning}")
     print("The configuration is good.")
     return 0
+
+
+def _explain(options: argparse.Namespace, config: Config, routes: RouteTable) -> int:
+    headers: CIMultiDict[str] = CIMultiDict()
+    for line in options.header:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            print("-H takes 'Name: value'", file=sys.stderr)  # not the line itself: it may hold a secret
+            return _BAD_CONFIG
+        headers.add(name.strip(), value.strip())
+    try:
+        body = Path(options.body[1:]).read_bytes() if options.body[:1] == "@" else options.body.encode()
+        usage = None if options.gateway is None else _usage(options.gateway)
+    except (OSError, ValueError) as error:
+        print(f"cannot be explained: {error}", file=sys.stderr)
+        return _BAD_CONFIG
+    question = Question(options.method, options.target, headers, body, options.address)
+    explanation = explain(question, config, routes, system_clock(), usage)
+    text = as_json(explanation).decode() if options.json else "\n".join([*as_text(explanation), ""])
+    sys.stdout.write(text)
+    return 0 if explanation.fate.forwarded else _REFUSED
+
+
+def _usage(gateway: str) -> list[Mapping[str, Any]]:
+    if not gateway.startswith(("http://", "https://")):
+        raise ValueError(f"--gateway takes a base URL such as http://127.0.0.1:8080, got {gateway!r}")
+    with urllib.request.urlopen(f"{gateway.rstrip('/')}/gateway/limits", timeout=5) as answer:  # noqa: S310  # checked
+        rows: list[Mapping[str, Any]] = json.load(answer)["limits"]
+        return rows
+
+
+def _schema(routes: RouteTable, *, check: bool) -> int:
+    schema = config_schema(routes)
+    if not check:
+        sys.stdout.write(schema.decode())
+        return 0
+    if _SCHEMA_FILE.exists() and _SCHEMA_FILE.read_bytes() == schema:
+        return 0
+    print(f"{_SCHEMA_FILE} is out of date: python -m proxy schema > {_SCHEMA_FILE}", file=sys.stderr)
+    return 1
 
 
 def _file(given: Path | None) -> Path | None:
@@ -77,9 +141,35 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("run", parents=[common], help="run the gateway (the default)")
     commands.add_parser("check", parents=[common], help="check a configuration, report every mistake, start nothing")
+    _add_explain(commands, common)
+    schema = commands.add_parser("schema", help="print the JSON Schema of the configuration, for editors")
+    schema.add_argument("--check", action="store_true", help=f"print nothing; exit 1 if {_SCHEMA_FILE} differs")
     parser.set_defaults(command="run")
     parser.add_argument("--config", type=Path, metavar="FILE", default=None, help=argparse.SUPPRESS)
     return parser
+
+
+def _add_explain(commands: Any, common: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "explain",
+        parents=[common],
+        help="tell what would be done with a request, and by which rules; send nothing",
+        description="Tell what the gateway would do with a request, and by which rules. Nothing is sent to anybody.",
+        epilog="Exit 0: it would be forwarded; 1: it would not; 2: the configuration or the question is wrong.",
+    )
+    parser.add_argument("method", metavar="METHOD", help="GET, POST, ...")
+    parser.add_argument("target", metavar="TARGET", help="path and query, as the client sends them")
+    parser.add_argument(
+        "-H", "--header", action="append", default=[], metavar="'Name: value'", help="may be repeated; never printed"
+    )
+    parser.add_argument("--body", default="", metavar="TEXT|@FILE", help="the body, or a file that holds it")
+    parser.add_argument(
+        "--from", dest="address", default="127.0.0.1", metavar="ADDRESS", help="of the client (default: 127.0.0.1)"
+    )
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    parser.add_argument(
+        "--gateway", metavar="URL", help="of a running gateway: tell how much of each rule is used there now"
+    )
 
 
 if __name__ == "__main__":

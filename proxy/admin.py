@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -11,13 +12,14 @@ import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from policies.priority import Priority
 from proxy import errors
 from proxy.cache import L1
 from proxy.clock import Clock
 from proxy.limiter import Limiter
 from proxy.log import Sink
 from proxy.metrics import Metrics
-from proxy.store import Store
+from proxy.store import Store, Usage
 from proxy.wire import Whole, head
 
 Page = Callable[[], Awaitable[tuple[int, bytes, bytes]]]
@@ -35,7 +37,8 @@ class Admin:
         self._metrics = metrics
         self._store = store
         self._limiter = limiter
-        self._l1 = l1
+        self.l1 = l1
+        self.config_state: Callable[[], dict[str, object]] | None = None
         self._clock = clock
         self._sink = sink
         self._began_us = clock()
@@ -59,10 +62,7 @@ class Admin:
 
     def owns(self, raw_target: str) -> bool:
         """Whether a target is the gateway's own. Such targets are never forwarded, known or not."""
-        if not raw_target.startswith(_RESERVED):
-            return False
-        path = raw_target.partition("?")[0]
-        return path in self._pages or any(path == own or path.startswith(f"{own}/") for own in _RESERVED)
+        return reserved(raw_target)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         request_id = f"{self._prefix}{next(self._numbers):08x}".encode()
@@ -96,24 +96,34 @@ class Admin:
             "uptime_s": (self._clock() - self._began_us) // 1_000_000,
             "waiting": self._limiter.waiting,
             "store": {"kind": "memory", "status": "ok"},
-            "cache": None if self._l1 is None else {"entries": len(self._l1), "bytes": self._l1.size_bytes},
+            "cache": None if self.l1 is None else {"entries": len(self.l1), "bytes": self.l1.size_bytes},
+            "config": None if self.config_state is None else self.config_state(),
         }
         return 200, _JSON, _json(body)
 
     async def _limits(self) -> tuple[int, bytes, bytes]:
-        rows = [
-            {
-                "rule": usage.charge_key[0],
-                "partition": list(usage.charge_key[1:]),
-                "limit": usage.limit,
-                "window_s": usage.window_us / 1_000_000,
-                "used": usage.used,
-                "remaining": max(0, usage.limit - usage.used),
-                "percentage": round(100 * usage.used / usage.limit, 2),
-            }
-            for usage in await self._store.usage()
-        ]
-        return 200, _JSON, _json({"waiting": self._limiter.waiting, "limits": rows})
+        """Every window in use. `capacity` is what fits at once, `room_in_ms` the wait of the next (null: a reply's)."""
+        body = {"waiting": self._limiter.waiting, "limits": [self._row(usage) for usage in await self._store.usage()]}
+        return 200, _JSON, _json(body)
+
+    def _row(self, usage: Usage) -> dict[str, Any]:
+        quota, key = usage.quota, usage.charge_key
+        capacity = quota.burst or quota.limit
+        return {
+            "rule": quota.name,
+            "partition": dict(zip(quota.partition, key[1:], strict=True)),
+            "counts": quota.counts,
+            "window": quota.window,
+            "limit": quota.limit,
+            "window_s": quota.window_us / 1_000_000,
+            "capacity": capacity,
+            "used": usage.used,
+            "remaining": max(0, capacity - usage.used),
+            "percentage": round(100 * usage.used / capacity, 2),
+            "room_in_ms": None if usage.room_in_us < 0 else math.ceil(usage.room_in_us / 1000),
+            "waiting": self._limiter.waiting_on(key),
+            "enforced": not quota.shadow,
+        }
 
     async def _show_metrics(self) -> tuple[int, bytes, bytes]:
         await self._take_readings()
@@ -122,17 +132,28 @@ class Admin:
     async def _take_readings(self) -> None:
         """Gauges are read when somebody looks, not on every request."""
         metrics = self._metrics
-        metrics.queue_depth.set(self._limiter.waiting)
-        metrics.cache_bytes.set(0 if self._l1 is None else self._l1.size_bytes)
+        for priority in Priority:
+            metrics.queue_depth.labels(priority.name.lower()).set(self._limiter.waiting_of(priority))
+        metrics.cache_bytes.set(0 if self.l1 is None else self.l1.size_bytes)
         metrics.log_dropped.set(0 if self._sink is None else self._sink.dropped)
-        fullest: dict[str, tuple[int, int]] = {}
+        fullest: dict[str, Usage] = {}
         for usage in await self._store.usage():
-            rule = usage.charge_key[0]
-            if rule not in fullest or usage.used > fullest[rule][0]:
-                fullest[rule] = (usage.used, usage.limit)
-        for rule, (used, limit) in fullest.items():
-            metrics.window_used.labels(rule).set(used)
-            metrics.window_limit.labels(rule).set(limit)
+            known = fullest.get(usage.quota.name)
+            if known is None or usage.used > known.used:
+                fullest[usage.quota.name] = usage
+        metrics.window_used.clear()  # rules come and go with a reload
+        metrics.window_limit.clear()
+        for rule, usage in fullest.items():
+            metrics.window_used.labels(rule).set(usage.used)
+            metrics.window_limit.labels(rule).set(usage.quota.burst or usage.quota.limit)
+
+
+def reserved(raw_target: str) -> bool:
+    """Whether a target is the gateway's own, when its pages are on the traffic port."""
+    if not raw_target.startswith(_RESERVED):
+        return False
+    path = raw_target.partition("?")[0]
+    return any(path == own or path.startswith(f"{own}/") for own in _RESERVED)
 
 
 def _json(body: dict[str, Any]) -> bytes:

@@ -15,70 +15,84 @@ from proxy.wire import head
 
 
 class CandleAnswer(NamedTuple):
-    """What came back, in the coding of the exchange and, where that can be undone, in none."""
+    """What came back: as it was sent, for the one who caused the fetch, and in a form that may be given to others."""
 
     status: int
     ret_code: int | None
     rows: int
+    own: Variant
     plain: Variant | None
+    """For others, in no coding; None when the coding is not known here."""
     coded: Variant | None
     coding: str
     entry: Entry | None
 
     def suits(self, accept_encoding: str | None) -> bool:
-        """Whether a client that did not cause this fetch can be given it."""
-        return self.plain is not None or (accept_encoding is not None and coding.accepted(accept_encoding, self.coding))
+        """Whether a client that did not cause this fetch can be given it.
+
+        What depends on nothing but the query, or on the exchange's own state. Another status (304, 403, a redirect)
+        may be the doing of the other's headers.
+        """
+        shared = self.status == 200 or self.status == 429 or self.status >= 500  # noqa: PLR1714  # a range among them
+        return shared and (self.plain is not None or self._takes(accept_encoding))
 
     def variant(self, accept_encoding: str | None) -> Variant:
-        wants_coded = accept_encoding is not None and coding.accepted(accept_encoding, self.coding)
-        if self.coded is not None and (wants_coded or self.plain is None):
+        """For a client that did not cause this fetch."""
+        if self.coded is not None and (self._takes(accept_encoding) or self.plain is None):
             return self.coded
         assert self.plain is not None  # noqa: S101  # one of the two exists
         return self.plain
 
+    def _takes(self, accept_encoding: str | None) -> bool:
+        return accept_encoding is not None and coding.accepted(accept_encoding, self.coding)
 
-def read_answer(
-    reply: Reply, raw: bytes, query: CandleQuery, key: str, lifetimes: CandleLifetimes, now_us: int
-) -> CandleAnswer:
-    """Both variants of the answer, and its entry for the cache if it is successful and still good for a while."""
-    fresh = headers.to_client(reply.raw_headers, length_known=False)
-    fresh.append((b"Content-Length", b"%d" % len(raw)))
-    as_sent = Variant(head(reply.status, fresh, reply.reason), raw)
-    if reply.encoding in {"", "identity"}:
-        text, plain, coded = raw, as_sent, None
-    else:
-        try:
-            text = coding.decode(raw, reply.encoding)
-        except coding.Undecodable:
-            return CandleAnswer(reply.status, None, 0, None, as_sent, reply.encoding, None)
-        plain, coded = _uncoded(reply, text), as_sent
+
+class Kept(NamedTuple):
+    """Under which key, for how long, by which clocks an answer may be kept."""
+
+    query: CandleQuery
+    key: str
+    lifetimes: CandleLifetimes
+    now_us: int
+    exchange_us: int
+    """The exchange's own time: its candles end by that."""
+
+
+def read_answer(reply: Reply, raw: bytes, kept: Kept) -> CandleAnswer:
+    """Every variant of the answer, and its entry for the cache if it is successful and still good for a while."""
+    lines = headers.to_client(reply.raw_headers, length_known=False)
+    own = _variant(reply, lines, raw)
+    shareable = headers.storable(lines)
+    if not any(name.lower() == b"vary" for name, _ in shareable):
+        shareable.append((b"Vary", b"Accept-Encoding"))
+    encoded = reply.encoding not in {"", "identity"}
+    coded = None
+    if encoded:
+        coded = _variant(reply, [*shareable, (b"Content-Encoding", reply.encoding.encode())], raw)
+    try:
+        text = coding.decode(raw, reply.encoding)
+    except coding.Undecodable:
+        return CandleAnswer(reply.status, None, 0, own, None, coded, reply.encoding, None)
+    plain = _variant(reply, shareable, text)
     ret_code = bybit.ret_code(text)
     opens = _open_times(text) if reply.status == 200 and ret_code == bybit.OK else None
-    rows = 0 if opens is None else len(opens)
-    entry = None
+    rows, entry = 0, None
     if opens is not None:
-        lifetime_us = caching.lifetime_us(query, opens, lifetimes, now_us)
-        if lifetime_us > 0:
-            entry = _entry(reply, raw, text, key, rows, now_us, now_us + lifetime_us)
-    return CandleAnswer(reply.status, ret_code, rows, plain, coded, reply.encoding, entry)
+        rows = len(opens)
+        lifetime_us = caching.lifetime_us(kept.query, opens, kept.lifetimes, kept.exchange_us)
+        if lifetime_us > 0 and _varies_by_coding_only(lines):
+            entry = Entry(kept.key, plain, coded, reply.encoding, rows, kept.now_us, kept.now_us + lifetime_us)
+    return CandleAnswer(reply.status, ret_code, rows, own, plain, coded, reply.encoding, entry)
 
 
-def _uncoded(reply: Reply, text: bytes) -> Variant:
-    pairs = headers.to_client(reply.raw_headers, length_known=False)
-    pairs = [pair for pair in pairs if pair[0].lower() != b"content-encoding"]
-    return Variant(head(reply.status, [*pairs, (b"Content-Length", b"%d" % len(text))], reply.reason), text)
+def _variant(reply: Reply, pairs: list[tuple[bytes, bytes]], body: bytes) -> Variant:
+    return Variant(head(reply.status, [*pairs, (b"Content-Length", b"%d" % len(body))], reply.reason), body)
 
 
-def _entry(reply: Reply, raw: bytes, text: bytes, key: str, rows: int, now_us: int, expires_us: int) -> Entry:
-    pairs = headers.storable(headers.to_client(reply.raw_headers, length_known=False))
-    if not any(name.lower() == b"vary" for name, _ in pairs):
-        pairs.append((b"Vary", b"Accept-Encoding"))
-    plain = Variant(head(200, [*pairs, (b"Content-Length", b"%d" % len(text))], reply.reason), text)
-    coded = None
-    if reply.encoding not in {"", "identity"}:
-        lines = [(b"Content-Encoding", reply.encoding.encode()), (b"Content-Length", b"%d" % len(raw))]
-        coded = Variant(head(200, [*pairs, *lines], reply.reason), raw)
-    return Entry(key, plain, coded, reply.encoding, rows, now_us, expires_us)
+def _varies_by_coding_only(pairs: list[tuple[bytes, bytes]]) -> bool:
+    """An answer that differs by anything else in a request is not for everybody."""
+    named = b",".join(value for name, value in pairs if name.lower() == b"vary").lower().split(b",")
+    return {name.strip() for name in named} <= {b"", b"accept-encoding"}
 
 
 def _open_times(text: bytes) -> list[int] | None:

@@ -15,6 +15,7 @@ from aiohttp import web
 from policies.admission import Counts, Quota, Rulebook, WhenFull
 from policies.quantities import duration_text
 from policies.routing import RouteTable
+from proxy import log
 from proxy.admin import Admin
 from proxy.attempts import Attempts
 from proxy.body import BodyLimits
@@ -27,6 +28,7 @@ from proxy.identity import Identifier
 from proxy.limiter import Limiter, QueueBounds
 from proxy.log import Sink
 from proxy.metrics import Metrics
+from proxy.reload import POLL_S, Reloader, Source, adopted
 from proxy.server import traffic_server
 from proxy.store.memory import MemoryStore
 from proxy.tasks import TaskOwner
@@ -40,42 +42,43 @@ class App:
     """A running gateway: `async with App(config, routes) as app`. `app.port` is the port that was bound."""
 
     def __init__(
-        self, config: Config, routes: RouteTable, *, clock: Clock | None = None, sink: Sink | None = None
+        self,
+        config: Config,
+        routes: RouteTable,
+        *,
+        clock: Clock | None = None,
+        sink: Sink | None = None,
+        source: Source | None = None,
+        poll_s: float = POLL_S,
     ) -> None:
         self._config = config
+        self._routes = routes
         self._exit = AsyncExitStack()
         self.clock = clock or system_clock()
         self.tasks = TaskOwner()
         self.metrics = Metrics()
         self.store = MemoryStore(self.clock)
-        self.limiter = Limiter(
-            self.store,
-            self.clock,
-            self.tasks,
-            QueueBounds(config.queue.max_waiting, config.queue.max_waiting_per_client, config.queue.max_wait),
-        )
+        self.limiter = Limiter(self.store, self.clock, self.tasks, _bounds(config))
+        # A queue of its own: who waits for the exchange must not hold up those whom the cache can answer.
+        self.door = Limiter(self.store, self.clock, self.tasks, _bounds(config))
         self.l1 = L1(config.cache.l1.max_bytes) if config.cache.enabled else None
         self.upstream = Upstream(config.upstream)
         telemetry = Telemetry(self.metrics, self.clock)
-        attempts = Attempts(
+        self.attempts = Attempts(
             rules=Rulebook(config.quotas(Counts.UPSTREAM)),
             limiter=self.limiter,
             upstream=self.upstream,
             telemetry=telemetry,
             tasks=self.tasks,
             clock=self.clock,
+            max_wait_us=config.queue.max_wait,
         )
         self.gateway = Gateway(
-            describer=Describer(
-                routes,
-                Identifier(config.listen.trusted_proxies),
-                Rulebook(config.quotas(Counts.REQUESTS)),
-                config.egress.id,
-            ),
-            limiter=self.limiter,
+            describer=describer_of(config, self._routes, self.clock),
+            door=self.door,
             l1=self.l1,
             lifetimes=config.cache.lifetimes(),
-            attempts=attempts,
+            attempts=self.attempts,
             telemetry=telemetry,
             tasks=self.tasks,
             clock=self.clock,
@@ -84,14 +87,52 @@ class App:
         self.admin = Admin(
             metrics=self.metrics, store=self.store, limiter=self.limiter, l1=self.l1, clock=self.clock, sink=sink
         )
+        self.reloader: Reloader | None = None
+        if source is not None:
+            self.reloader = Reloader(
+                source=source,
+                config=config,
+                apply=self.apply,
+                metrics=self.metrics,
+                clock=self.clock,
+                poll_s=poll_s,
+            )
+            self.admin.config_state = self.reloader.state
         self.port = 0
         self.admin_port: int | None = None
+
+    def apply(self, config: Config) -> tuple[str, ...]:
+        """Put a configuration into force, between two requests. The answer names the fields that need a restart.
+
+        Everything is built before anything is changed, and nothing suspends in between. Windows go on under the
+        rules of their names, and requests that are under way go on by the rules that they have met.
+        """
+        config, left = adopted(self._config, config)
+        describer, lifetimes = describer_of(config, self._routes, self.clock), config.cache.lifetimes()
+        quotas, upstream = config.quotas(Counts.REQUESTS), config.quotas(Counts.UPSTREAM)
+        if not config.cache.enabled:
+            self.l1 = None
+        elif self.l1 is None:
+            self.l1 = L1(config.cache.l1.max_bytes)
+        else:
+            self.l1.resize(config.cache.l1.max_bytes)
+        self._config = config
+        self.attempts.rules, self.attempts.max_wait_us = Rulebook(upstream), config.queue.max_wait
+        for limiter in (self.limiter, self.door):
+            limiter.adopt(_bounds(config), [*quotas, *upstream])
+        self.gateway.adopt(describer, self.l1, lifetimes)
+        self.admin.l1 = self.l1
+        log.adopt(config.log.level, config.log.format)
+        return left
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.upstream)
             stack.push_async_callback(self.tasks.close)
             self.tasks.spawn(self.limiter.run(), "dispatcher")
+            self.tasks.spawn(self.door.run(), "door-dispatcher")
+            if self.reloader is not None:
+                self.tasks.spawn(self.reloader.run(), "config-watcher")
             if self._config.upstream.prewarm:
                 await self.upstream.prewarm(self._config.upstream.prewarm)
             await self._listen(stack)
@@ -122,6 +163,21 @@ class App:
         return (self._config.upstream.timeouts.total + self._config.queue.max_wait) / 1e6 + _DRAIN_MARGIN_S
 
 
+def _bounds(config: Config) -> QueueBounds:
+    return QueueBounds(config.queue.max_waiting, config.queue.max_waiting_per_client, config.queue.max_wait)
+
+
+def describer_of(config: Config, routes: RouteTable, clock: Clock) -> Describer:
+    """What understands requests as this configuration says."""
+    return Describer(
+        routes,
+        Identifier(config.listen, config.identity, clock),
+        Rulebook(config.quotas(Counts.REQUESTS)),
+        config.egress.id,
+        config.identity.excluded_paths,
+    )
+
+
 async def _bind(stack: AsyncExitStack, server: web.Server, host: str, port: int, drain_s: float) -> int:
     runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=drain_s)
     await runner.setup()
@@ -131,22 +187,24 @@ async def _bind(stack: AsyncExitStack, server: web.Server, host: str, port: int,
     return bound
 
 
-async def serve(config: Config, routes: RouteTable, sink: Sink) -> None:
-    """Run until SIGTERM or SIGINT."""
+async def serve(config: Config, routes: RouteTable, sink: Sink, source: Source) -> None:
+    """Run until SIGTERM or SIGINT; load the configuration again on SIGHUP, and when its file has changed."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    log = structlog.get_logger()
-    async with App(config, routes, sink=sink) as app:
+    logger = structlog.get_logger()
+    async with App(config, routes, sink=sink, source=source) as app:
+        if app.reloader is not None:
+            loop.add_signal_handler(signal.SIGHUP, app.reloader.ask)
         sys.stderr.write("".join(f"{line}\n" for line in banner(config, app.port)))
         sys.stderr.flush()
-        log.info("started", port=app.port, upstream=config.upstream.url, rules=[rule.name for rule in config.limits])
+        logger.info("started", port=app.port, upstream=config.upstream.url, rules=[rule.name for rule in config.limits])
         if config.upstream.plain_and_remote:
-            log.warning("plain_upstream", upstream=config.upstream.url, remedy="use https:// beyond this machine")
+            logger.warning("plain_upstream", upstream=config.upstream.url, remedy="use https:// beyond this machine")
         await stop.wait()
-        log.info("draining", waiting=app.limiter.waiting)
-    log.info("stopped")
+        logger.info("draining", waiting=app.limiter.waiting)
+    logger.info("stopped")
 
 
 def banner(config: Config, port: int) -> list[str]:

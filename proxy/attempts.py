@@ -1,19 +1,21 @@
-"""How a request gets to the exchange: acquire, send, end the permit; once more where that is safe."""
+"""How a request gets to the exchange: in its turn, admitted, sent; a read once more where its connection was dead."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import structlog
-from multidict import CIMultiDict
 
 from policies import bybit
-from policies.admission import Refused, Rulebook
-from policies.descriptor import Descriptor
+from policies.admission import Charge, Quota, Refused, RefuseWith, Rulebook, Why
+from policies.skew import Clock as Verdict
+from policies.skew import Skew
+from proxy.ask import Ask
 from proxy.clock import Clock
 from proxy.describe import claim_of
-from proxy.errors import FateUnknown, NotSent, UpstreamError
+from proxy.errors import BadClock, FateUnknown, NotSent, UpstreamError
+from proxy.lanes import OrderGate, Passage
 from proxy.limiter import Limiter, Permit
 from proxy.tasks import TaskOwner
 from proxy.telemetry import Story, Telemetry
@@ -24,15 +26,8 @@ READS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 _GRACE_S: Final = 1.0
 """A request whose answer never came may still be on its way: its permit is held that much longer."""
-
-
-class Ask(NamedTuple):
-    """A request as it will be sent."""
-
-    descriptor: Descriptor
-    target: str
-    headers: CIMultiDict[str]
-    body: bytes
+_ORDER_LANE: Final = Charge(Quota("order-lane", 1, 1_000_000, (), refuse_with=RefuseWith.BYBIT), ("order-lane",), 1)
+"""To blame when a request that must not be overtaken is not answered in time."""
 
 
 class Attempts:
@@ -47,8 +42,12 @@ class Attempts:
         telemetry: Telemetry,
         tasks: TaskOwner,
         clock: Clock,
+        max_wait_us: int,
     ) -> None:
-        self._rules = rules
+        self.rules = rules
+        self.max_wait_us = max_wait_us
+        self.gate = OrderGate(clock)
+        self.skew = Skew()
         self._limiter = limiter
         self._upstream = upstream
         self._telemetry = telemetry
@@ -58,44 +57,104 @@ class Attempts:
         self._log: Any = structlog.get_logger()
 
     async def send(self, ask: Ask, story: Story) -> Reply | Refused:
-        """Acquire, then send. A read whose pooled connection turned out dead is sent once more, and counted again."""
-        claim = claim_of(ask.descriptor, self._rules)
+        """The exchange's answer, or why there is none; raises BadClock, NotSent, FateUnknown."""
+        now_us = self._clock()
+        self._judge_clock(ask, now_us)
+        until_us = self._until(ask, story.began_us)
+        if ask.descriptor.method in READS:
+            return await self._read(ask, until_us, story)
+        if not ask.operations or ask.descriptor.api_key is None:
+            return await self._write(ask, until_us, story, None)
+        passage = await self.gate.enter(ask.descriptor.api_key, ask.operations, until_us)
+        held_us = self._clock() - now_us
+        story.waited_us += held_us
+        if passage is None:
+            return Refused(Why.DEADLINE, _ORDER_LANE, held_us)
+        return await self._write(ask, until_us, story, passage)
+
+    def learn(self, reply: Reply, text: bytes) -> None:
+        """What the stamp in a (decoded) body says of the exchange's clock."""
+        stamp_ms = bybit.server_ms(text)
+        if stamp_ms is not None and reply.received_us:
+            self.skew.observe(reply.sent_us, reply.received_us, stamp_ms)
+
+    def _judge_clock(self, ask: Ask, now_us: int) -> None:
+        """Refuse at once what the exchange would certainly refuse: only the client can sign again."""
+        stamp_us, expiry_us = ask.timestamp_us, ask.descriptor.deadline_us
+        if stamp_us is None or expiry_us is None:
+            return
+        server_ms = (now_us + self.skew.offset_us) // 1000
+        stamps = f"req_timestamp[{stamp_us // 1000}],server_timestamp[{server_ms}]"
+        match self.skew.judge(stamp_us, expiry_us, now_us):
+            case Verdict.AHEAD:
+                ahead_ms = stamp_us // 1000 - server_ms
+                detail = f"your clock is {ahead_ms} ms ahead of the exchange, which takes less than 1000. {stamps}"
+                raise BadClock("clock-ahead", detail)
+            case Verdict.EXPIRED:
+                detail = f"the request has expired before it could be sent: it is too old for its recv_window. {stamps}"
+                raise BadClock("expired", detail)
+            case Verdict.GOOD:
+                return
+
+    def _until(self, ask: Ask, began_us: int) -> int:
+        """The last instant at which sending is still worth it: for the signature, the client, and the queue."""
+        until_us = began_us + self.max_wait_us
+        if ask.max_wait_us is not None:
+            until_us = min(until_us, began_us + ask.max_wait_us)
+        if ask.descriptor.deadline_us is not None:
+            until_us = min(until_us, self.skew.latest_send_us(ask.descriptor.deadline_us))
+        return until_us
+
+    async def _read(self, ask: Ask, until_us: int, story: Story) -> Reply | Refused:
+        """A read whose pooled connection turned out dead is sent once more, and admitted once more."""
         while True:
-            permit = await self._limiter.acquire(claim)
+            permit = await self._acquire(ask, until_us, story)
             if isinstance(permit, Refused):
                 return permit
-            self._telemetry.count_shadow(permit.over)
-            story.attempts += 1
-            if permit.waited_us:
-                story.waited_us += permit.waited_us
-                self._metrics.queue_wait.observe((), permit.waited_us)
-            began_us = self._clock()
             try:
-                return await self._attempt(ask, permit, story)
+                return await self._on_the_wire(ask, permit, story)
             except FateUnknown as error:
-                again = ask.descriptor.method in READS and story.attempts == 1
-                if not again or error.reason != "upstream-disconnected":
+                if story.attempts > 1 or error.reason != "upstream-disconnected":
                     raise
                 self._metrics.retries.labels(story.endpoint, error.reason).inc()
-            finally:
-                took_us = self._clock() - began_us
-                story.upstream_us += took_us
-                self._metrics.duration.observe((story.endpoint,), took_us)
 
-    async def _attempt(self, ask: Ask, permit: Permit, story: Story) -> Reply:
-        """One request on the wire. A write runs to its end even when its client hangs up: the order exists anyway."""
-        work = self._on_the_wire(ask, permit)
-        if ask.descriptor.method in READS:
-            return await work
+    async def _write(self, ask: Ask, until_us: int, story: Story, passage: Passage | None) -> Reply | Refused:
+        """A write runs to its end even when its client hangs up: what it does at the exchange is done anyway.
+
+        Those that must not overtake it wait until its answer is here, not until its client has got it.
+        """
+        permit: Permit | Refused | None = None
+        try:
+            permit = await self._acquire(ask, until_us, story)
+        finally:
+            if passage is not None and not isinstance(permit, Permit):
+                passage.release()
+        if isinstance(permit, Refused):
+            return permit
+        work = self._on_the_wire(ask, permit, story)
         task = self._tasks.spawn(work, f"write {ask.descriptor.endpoint}", reported=False)
+        if passage is not None:
+            task.add_done_callback(passage.release)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             self._tasks.spawn(self._after_the_client(task, story.request_id), "orphaned-write")
             raise
 
-    async def _on_the_wire(self, ask: Ask, permit: Permit) -> Reply:
+    async def _acquire(self, ask: Ask, until_us: int, story: Story) -> Permit | Refused:
+        claim = claim_of(ask.descriptor, self.rules)._replace(deadline_us=until_us)
+        permit = await self._limiter.acquire(claim)
+        if isinstance(permit, Permit):
+            self._telemetry.count_admitted(permit.reservation.charges, permit.admitted)
+            if permit.waited_us:
+                story.waited_us += permit.waited_us
+                self._metrics.queue_wait.observe((), permit.waited_us)
+        return permit
+
+    async def _on_the_wire(self, ask: Ask, permit: Permit, story: Story) -> Reply:
+        story.attempts += 1
         self._metrics.in_flight.inc()
+        sent_us = self._clock()
         try:
             reply = await self._upstream.send(ask.descriptor.method, ask.target, ask.headers, ask.body)
         except NotSent:
@@ -106,6 +165,10 @@ class Attempts:
             raise
         finally:
             self._metrics.in_flight.dec()
+            took_us = self._clock() - sent_us
+            story.upstream_us += took_us
+        self._metrics.duration.observe((story.endpoint,), took_us)
+        reply.sent_us, reply.received_us = sent_us, sent_us + took_us
         await permit.complete()
         return reply
 

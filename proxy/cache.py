@@ -81,6 +81,12 @@ class L1:
         while self.size_bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
+    def resize(self, max_bytes: int) -> None:
+        """Hold at most so much from now on."""
+        self._max_bytes = max_bytes
+        while self.size_bytes > max_bytes:
+            self._drop(next(iter(self._entries)))
+
     def _drop(self, key: str) -> None:
         self.size_bytes -= self._entries.pop(key).size_bytes
 
@@ -105,7 +111,7 @@ class Flights:
         if flight is None:
             task = self._tasks.spawn(fetch(), f"fetch {key}", reported=False)
             flight = self._flights[key] = _Flight(task)
-            task.add_done_callback(lambda _: self._flights.pop(key, None))
+            task.add_done_callback(lambda _: self._end(key, task))
         flight.waiting += 1
         try:
             result: T = await asyncio.shield(flight.task)
@@ -113,8 +119,14 @@ class Flights:
         finally:
             flight.waiting -= 1
             if flight.waiting == 0 and not flight.task.done():
-                self._flights.pop(key, None)
+                self._end(key, flight.task)
                 flight.task.cancel()
+
+    def _end(self, key: str, task: asyncio.Task[Any]) -> None:
+        """Forget this fetch, and not one that has begun since under the same key."""
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is task:
+            del self._flights[key]
 
 
 @dataclass(slots=True)

@@ -7,16 +7,16 @@ are kept for container platforms: REDIS_URL, LOG_LEVEL, WORKERS, CACHE_TTL; the 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import BaseModel, Field, ValidationError, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from policies.admission import Counts, Quota
+from policies.identity_schema import IdentitySection
 from policies.routing import Access, Route, RouteTable
 from policies.schema import (
     DEFAULT_LIMITS,
@@ -30,6 +30,7 @@ from policies.schema import (
     unique_names,
 )
 from proxy import yamlfile
+from proxy.config_problems import ConfigError, explained, spread
 from proxy.yamlfile import Place, Problem
 
 PREFIX: Final = "GATEWAY__"
@@ -45,15 +46,27 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class ListenSection(Section):
-    host: str = "0.0.0.0"  # noqa: S104  # a sidecar is reached from outside its container
-    port: Port = 8080
-    trusted_proxies: tuple[str, ...] = Field(default=(), strict=False)
-    max_body: SizeBytes = 10 << 20
-    max_target: SizeBytes = 16 << 10
-    max_header: SizeBytes = 16 << 10
-    max_headers: Annotated[int, Field(ge=8, le=1000)] = 128
-    body_timeout: PositiveDurationUs = 20_000_000
-    keepalive: PositiveDurationUs = 75_000_000
+    host: str = Field(
+        default="0.0.0.0",  # noqa: S104  # a sidecar is reached from outside its container
+        description="Address of the traffic port.",
+    )
+    port: Port = Field(default=8080, description="Traffic port.")
+    trusted_proxies: tuple[str, ...] = Field(
+        default=(), strict=False, description="Networks whose word about a client's address is believed."
+    )
+    trusted_header: Literal["x-forwarded-for", "forwarded"] = Field(
+        default="x-forwarded-for", description="The header by which they give it; the other one is never read."
+    )
+    max_body: SizeBytes = Field(default=10 << 20, description="A longer request body is refused with 413.")
+    max_target: SizeBytes = Field(default=16 << 10, description="A longer request line is refused with 431.")
+    max_header: SizeBytes = Field(default=16 << 10, description="A longer header line is refused with 431.")
+    max_headers: Annotated[int, Field(ge=8, le=1000)] = Field(default=128, description="Header lines of a request.")
+    body_timeout: PositiveDurationUs = Field(
+        default=20_000_000, description="A request body must have arrived within this time."
+    )
+    keepalive: PositiveDurationUs = Field(
+        default=75_000_000, description="Idle connections of clients are closed after this time."
+    )
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -67,29 +80,44 @@ class ListenSection(Section):
 
 
 class AdminSection(Section):
-    host: str = "127.0.0.1"
-    port: Port | None = None
+    host: str = Field(default="127.0.0.1", description="Address of the port of the pages, when they have one.")
+    port: Port | None = Field(
+        default=None, description="Null: /health, /metrics and /gateway on the traffic port; a number: on their own."
+    )
 
 
 class TimeoutSection(Section):
-    connect: PositiveDurationUs = 10_000_000
-    read: PositiveDurationUs = 20_000_000
-    total: PositiveDurationUs = 30_000_000
+    connect: PositiveDurationUs = Field(
+        default=10_000_000, description="A free connection of the pool, or a new one with its TLS handshake."
+    )
+    read: PositiveDurationUs = Field(default=20_000_000, description="Silence of the exchange.")
+    total: PositiveDurationUs = Field(default=30_000_000, description="From the first to the last byte.")
 
 
 class PoolSection(Section):
-    total: Annotated[int, Field(ge=1, le=10_000)] = 300
-    per_host: Annotated[int, Field(ge=1, le=10_000)] = 100
-    keepalive: PositiveDurationUs = 60_000_000
-    dns_ttl: PositiveDurationUs = 300_000_000
+    total: Annotated[int, Field(ge=1, le=10_000)] = Field(default=300, description="Connections in total.")
+    per_host: Annotated[int, Field(ge=1, le=10_000)] = Field(default=100, description="Connections to one host.")
+    keepalive: PositiveDurationUs = Field(
+        default=60_000_000, description="Idle connections are closed after this time."
+    )
+    dns_ttl: PositiveDurationUs = Field(default=300_000_000, description="How long an answer of DNS is believed.")
 
 
 class UpstreamSection(Section):
-    url: str = "https://api.bybit.com"
-    ca_file: str | None = None
-    timeouts: TimeoutSection = TimeoutSection()
-    pool: PoolSection = PoolSection()
-    prewarm: Annotated[int, Field(ge=0, le=100)] = 0
+    url: str = Field(
+        default="https://api.bybit.com",
+        description="Base URL of the exchange, with nothing behind the host.",
+        json_schema_extra={"pattern": "^https?://[^/?#@]+/?$"},
+    )
+    ca_file: str | None = Field(
+        default=None,
+        description="PEM file of a further CA, for an egress that ends TLS; verification is never off.",
+    )
+    timeouts: TimeoutSection = Field(default=TimeoutSection(), description="How long the exchange is waited for.")
+    pool: PoolSection = Field(default=PoolSection(), description="Connections to the exchange.")
+    prewarm: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=0, description="Connections opened before the first request."
+    )
 
     @field_validator("url")
     @classmethod
@@ -129,7 +157,7 @@ class UpstreamSection(Section):
 
 
 class StoreSection(Section):
-    url: str = "memory://"
+    url: str = Field(default="memory://", description="Where the limits live; memory:// is this process.")
 
     @field_validator("url")
     @classmethod
@@ -141,34 +169,45 @@ class StoreSection(Section):
 
 
 class EgressSection(Section):
-    id: Name = "default"
+    id: Name = Field(default="default", description="Names the address that the exchange sees.")
 
 
 class LogSection(Section):
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important events that are written."
+    )
+    format: Literal["json", "console"] = Field(default="json", description="json, or console for people.")
 
 
 class Config(Section):
     """Everything an operator can set. Durations are microseconds, sizes bytes, quotas a limit and a window."""
 
-    listen: ListenSection = ListenSection()
-    admin: AdminSection = AdminSection()
-    workers: Annotated[int, Field(ge=1)] = 1
-    upstream: UpstreamSection = UpstreamSection()
-    store: StoreSection = StoreSection()
-    egress: EgressSection = EgressSection()
-    limits: tuple[LimitSection, ...] = Field(
-        default=tuple(LimitSection.model_validate(rule) for rule in DEFAULT_LIMITS), strict=False
+    listen: ListenSection = Field(default=ListenSection(), description="Where clients come in.")
+    admin: AdminSection = Field(default=AdminSection(), description="The gateway's own pages.")
+    workers: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="Processes; more than one needs a store that they can share."
     )
-    queue: QueueSection = QueueSection()
-    cache: CacheSection = CacheSection()
-    log: LogSection = LogSection()
+    upstream: UpstreamSection = Field(default=UpstreamSection(), description="The exchange.")
+    store: StoreSection = Field(default=StoreSection(), description="Where the windows are kept.")
+    egress: EgressSection = Field(default=EgressSection(), description="The address that the exchange sees.")
+    identity: IdentitySection = Field(default=IdentitySection(), description="Who clients are, and their tiers.")
+    limits: tuple[LimitSection, ...] = Field(
+        default=tuple(LimitSection.model_validate(rule) for rule in DEFAULT_LIMITS),
+        strict=False,
+        description="Rules: each a quota, a partition (whose budget is spent) and a match (which requests spend it). "
+        "They replace the default ones.",
+    )
+    queue: QueueSection = Field(default=QueueSection(), description="Where requests wait for room in a full quota.")
+    cache: CacheSection = Field(default=CacheSection(), description="Candles of public endpoints, by request.")
+    log: LogSection = Field(default=LogSection(), description="One event per request, on stdout.")
 
     @field_validator("limits")
     @classmethod
-    def _rules_have_names(cls, value: tuple[LimitSection, ...]) -> tuple[LimitSection, ...]:
+    def _rules_have_names(cls, value: tuple[LimitSection, ...], info: ValidationInfo) -> tuple[LimitSection, ...]:
         unique_names(value)
+        identity: IdentitySection | None = info.data.get("identity")
+        if identity is not None:
+            identity.judge(value)
         return value
 
     @field_validator("workers")
@@ -179,15 +218,8 @@ class Config(Section):
         return value
 
     def quotas(self, counts: Counts) -> tuple[Quota, ...]:
-        return tuple(rule.compiled() for rule in self.limits if rule.counts is counts)
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used. `problems` are all that is wrong with it."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
-        self.problems = problems
+        rules = tuple(rule.compiled() for rule in self.limits if rule.counts is counts)
+        return (*rules, *self.identity.quotas()) if counts is Counts.REQUESTS else rules
 
 
 def load(path: Path | None, environment: Mapping[str, str], routes: RouteTable) -> Config:
@@ -202,11 +234,21 @@ def load(path: Path | None, environment: Mapping[str, str], routes: RouteTable) 
         )
     origins = _override(data, environment)
     try:
-        return Config.model_validate(data, context={"endpoints": routes.endpoints()})
+        return Config.model_validate(data, context=_context(routes))
     except ValidationError as error:
         details = error.errors(include_url=False)
-        problems = [_explain(item, document, origins) for item in details]
+        problems = [explained(item, document, origins, Config) for item in spread(details)]
         raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0)) from None
+
+
+def _context(routes: RouteTable) -> dict[str, Any]:
+    return {"endpoints": routes.endpoints(), "routes": routes, "key_file": _fingerprint}
+
+
+def _fingerprint(source: str, path: str, algorithms: Sequence[str]) -> str:
+    from proxy import tokens  # noqa: PLC0415  # cryptography costs 20 MB: only those who use it pay
+
+    return tokens.fingerprint(source, path, algorithms)
 
 
 def load_routes(path: Path = TABLES) -> RouteTable:
@@ -270,79 +312,3 @@ def _environment_value(name: str, text: str) -> Any:
     if name == "CACHE_TTL" and text.isdigit():
         return f"{text}s"  # the short names follow the custom of their platforms: whole seconds
     return yamlfile.scalar(text)
-
-
-def _explain(error: ErrorDetails, document: yamlfile.Document, origins: Mapping[Place, str]) -> Problem:
-    place: Place = tuple(part for part in error["loc"] if not str(part).startswith("function-"))
-    place = _without_union_branches(place)
-    message = _expectation(error, place)
-    for length in range(len(place), 0, -1):
-        if (name := origins.get(place[:length])) is not None:
-            return Problem(f"environment {name}", None, yamlfile.place_text(place), message)
-    return Problem(document.source, document.line_of(place), yamlfile.place_text(place), message)
-
-
-def _without_union_branches(place: Place) -> Place:
-    """Pydantic names the branch of an optional value (`port.int`); the file does not."""
-    if place and place[-1] in {"int", "str", "none", "constrained-int"}:
-        return place[:-1]
-    return place
-
-
-def _expectation(error: ErrorDetails, place: Place) -> str:
-    kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
-    got = f", got {given!r}" if isinstance(given, str | int | float | bool) else ""
-    if given is None:
-        got = ", got nothing"
-    match kind:
-        case "missing":
-            return "expected a value, it is missing"
-        case "extra_forbidden":
-            known = _keys_beside(place)
-            return f"unknown key; known here are {', '.join(known)}" if known else "unknown key"
-        case "value_error":
-            return str(context.get("error", error["msg"]))
-        case "literal_error" | "enum":
-            return f"expected {context.get('expected')}{got}"
-        case "int_type" | "int_parsing":
-            return f"expected a whole number{got}"
-        case "bool_type" | "bool_parsing":
-            return f"expected true or false{got}"
-        case "string_type":
-            return f"expected text{got}"
-        case "tuple_type" | "list_type":
-            return f"expected a list{got}"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"expected a mapping{got}"
-        case "string_pattern_mismatch":
-            return f"expected letters, digits, '.', '_' or '-', at most 64{got}"
-        case "too_short":
-            return "expected at least one"
-        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            bound = next(iter(context.values()))
-            words = {"greater_than": "more than", "less_than": "less than"}.get(
-                kind, "at least" if kind.startswith("greater") else "at most"
-            )
-            return f"expected {words} {bound}{got}"
-        case _:
-            return error["msg"]
-
-
-def _keys_beside(place: Place) -> list[str]:
-    """The keys that the schema knows where an unknown one was found."""
-    model: type[BaseModel] | None = Config
-    for part in place[:-1]:
-        if isinstance(part, int):
-            continue
-        info = None if model is None else model.model_fields.get(part)
-        model = None if info is None else _model_in(info.annotation)
-    return [] if model is None else list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in get_args(annotation):
-        if (found := _model_in(argument)) is not None:
-            return found
-    return None

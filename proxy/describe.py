@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
+
+from multidict import MultiMapping
 
 from policies import bybit, caching, target
 from policies.admission import Rulebook
@@ -12,18 +13,19 @@ from policies.caching import CandleQuery
 from policies.descriptor import Descriptor
 from policies.priority import priority_of
 from policies.routing import Route, RouteTable
-from proxy.identity import Identifier, Identity
+from proxy.identity import Identifier, Identity, Rejected
 from proxy.limiter import Claim
 
 _MEMORABLE_TARGET: Final = 512
 _MEMORY: Final = 8192
+_NO_RULES: Final = Rulebook(())
 
 
 class Asked(NamedTuple):
     """A request understood. Everything but the body."""
 
-    refusal: str | None
-    """Why it cannot be forwarded, in words for the client."""
+    refusal: str | Rejected | None
+    """Why it cannot be forwarded, in words for the client; Rejected when that is because of who asks."""
     descriptor: Descriptor
     route: Route
     candles: CandleQuery | None
@@ -32,21 +34,33 @@ class Asked(NamedTuple):
     claim: Claim
     """What it spends by being asked, whether the exchange hears of it or not."""
     behind_proxy: bool
+    bearer: bool = False
+    """Its Authorization header spoke to us and ends here."""
 
 
 class Describer:
     """Bots ask the same again and again: what an unsigned request means is remembered by its target and client."""
 
-    def __init__(self, routes: RouteTable, identifier: Identifier, client_rules: Rulebook, egress: str) -> None:
+    def __init__(
+        self,
+        routes: RouteTable,
+        identifier: Identifier,
+        client_rules: Rulebook,
+        egress: str,
+        excluded_paths: tuple[str, ...] = (),
+    ) -> None:
         self._routes = routes
         self._identifier = identifier
         self._client_rules = client_rules
         self._egress = egress
+        self._excluded = frozenset(excluded_paths)
         self._remembered = lru_cache(maxsize=_MEMORY)(self._unsigned)
 
-    def describe(self, method: str, raw_target: str, peer: str | None, headers: Mapping[str, str]) -> Asked:
+    def describe(self, method: str, raw_target: str, peer: str | None, headers: MultiMapping[str]) -> Asked:
         """`peer` is the address of the connection; headers must compare names without regard to case."""
         who = self._identifier.who(peer, headers)
+        if isinstance(who, Rejected):
+            return self._rejected(method, raw_target, who)
         if who.signed:
             return self._describe(method, raw_target, who, bybit.deadline_us(headers))
         if len(raw_target) > _MEMORABLE_TARGET:
@@ -60,7 +74,9 @@ class Describer:
         refusal = target.refusal(method, raw_target)
         path, query = target.split(raw_target)
         route = self._routes.unknown if refusal else self._routes.match(method, path)
-        candles = None if who.signed else caching.understand(route, method, query)
+        # A target that begins with // is forwarded so, and may be answered otherwise.
+        cacheable = not who.signed and not raw_target.startswith("//")
+        candles = caching.understand(route, method, query) if cacheable else None
         descriptor = Descriptor(
             method=method,
             path=path,
@@ -69,13 +85,22 @@ class Describer:
             egress=self._egress,
             ip=who.ip,
             api_key=who.api_key,
+            client=who.client,
+            tier=who.tier,
             signed=who.signed,
             priority=priority_of(route, method, path, query, signed=who.signed),
             deadline_us=deadline_us,
         )
         key = "" if candles is None else candles.key()
-        claim = claim_of(descriptor, self._client_rules)
-        return Asked(refusal, descriptor, route, candles, key, claim, who.behind_proxy)
+        claim = claim_of(descriptor, _NO_RULES if path in self._excluded else self._client_rules)
+        return Asked(refusal, descriptor, route, candles, key, claim, who.behind_proxy, who.bearer)
+
+    def _rejected(self, method: str, raw_target: str, who: Rejected) -> Asked:
+        """Enough of it for the log: nothing is spent, nothing forwarded."""
+        path, query = target.split(raw_target)
+        route = self._routes.match(method, path)
+        descriptor = Descriptor(method, path, query, route.endpoint, self._egress, who.ip)
+        return Asked(who, descriptor, route, None, "", Claim(()), behind_proxy=False)
 
 
 def claim_of(descriptor: Descriptor, rules: Rulebook) -> Claim:

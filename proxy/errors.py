@@ -45,6 +45,24 @@ class BrokenAnswer(UpstreamError):
     """The answer began and did not end."""
 
 
+class BadClock(Exception):
+    """The exchange would certainly refuse the timestamp: it lies too far ahead, or its window is over."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Unauthorized(Exception):
+    """Who asks has not proved what he must. `challenge` is the value of WWW-Authenticate."""
+
+    def __init__(self, detail: str, challenge: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.challenge = challenge
+
+
 class Malformed(Exception):
     """The client's request cannot be forwarded. `status` is the answer's, `detail` is for the client."""
 
@@ -69,6 +87,20 @@ def malformed(error: Malformed, request_id: bytes, now_ms: int) -> Whole:
     )
     # What follows on this connection may be part of the same mistake: it is not read.
     return _answer(error.status, error.reason, body, request_id, [_JSON], close=True)
+
+
+def bad_clock(error: BadClock, request_id: bytes, now_ms: int) -> Whole:
+    """200 with the exchange's own code for it, as it would answer: clients know it, some sign again by themselves."""
+    body = bybit.envelope(bybit.BAD_CLOCK, error.detail, now_ms)
+    return _answer(200, error.reason, body, request_id, [_JSON])
+
+
+def unauthorized(error: Unauthorized, request_id: bytes, now_ms: int) -> Whole:
+    """401 in the exchange's envelope. Its code is the one of a failed authentication, not of a bad API key: clients
+    take both for final, and the user shall not look for the mistake at the exchange."""
+    body = bybit.envelope(bybit.NOT_AUTHENTICATED, error.detail, now_ms, ',"error":"unauthorized"')
+    pairs = [_JSON, (b"WWW-Authenticate", error.challenge.encode())]
+    return _answer(401, "unauthorized", body, request_id, pairs)
 
 
 def not_sent(reason: str, request_id: bytes) -> Whole:

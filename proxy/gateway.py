@@ -21,14 +21,16 @@ from policies import bybit
 from policies.admission import Refused, RefuseWith
 from policies.caching import CandleLifetimes
 from policies.descriptor import Descriptor, Outcome
-from proxy import body as bodies
 from proxy import coding, errors, headers
-from proxy.answers import CandleAnswer, read_answer
-from proxy.attempts import READS, Ask, Attempts
+from proxy.answers import CandleAnswer, Kept, read_answer
+from proxy.ask import Ask, read_ask
+from proxy.attempts import READS, Attempts
+from proxy.body import BodyLimits
 from proxy.cache import L1, Entry, Flights
 from proxy.clock import Clock
 from proxy.describe import Asked, Describer
-from proxy.errors import BrokenAnswer, FateUnknown, Malformed, NotSent
+from proxy.errors import BadClock, BrokenAnswer, FateUnknown, Malformed, NotSent, Unauthorized
+from proxy.identity import Rejected
 from proxy.limiter import Limiter
 from proxy.tasks import TaskOwner
 from proxy.telemetry import Story, Telemetry
@@ -37,6 +39,20 @@ from proxy.wire import Gone, Stream, Whole, head
 
 _WHOLE_BYTES: Final = 256 << 10
 """Answers up to this length go out in one piece; longer ones stream."""
+_CONDITIONS: Final = (
+    "Range",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Match",
+    "If-Unmodified-Since",
+    "If-Range",
+    "Origin",
+    "Cookie",
+    "Authorization",
+)
+"""Headers by which one client's answer may differ from another's: such a request is not fetched for others."""
+_BEGINNING_BYTES: Final = 64 << 10
+"""So much of an answer without a length is read before it is taken for a long one."""
 _HIT: Final = ("get", "hit")
 _FROM_CACHE: Final = ("cache",)
 
@@ -49,16 +65,16 @@ class Gateway:
         *,
         describer: Describer,
         attempts: Attempts,
-        limiter: Limiter,
+        door: Limiter,
         l1: L1 | None,
         lifetimes: CandleLifetimes,
         telemetry: Telemetry,
         tasks: TaskOwner,
         clock: Clock,
-        body_limits: bodies.BodyLimits,
+        body_limits: BodyLimits,
     ) -> None:
         self._describer = describer
-        self._limiter = limiter
+        self._door = door
         self._l1 = l1
         self._lifetimes = lifetimes
         self._flights = Flights(tasks)
@@ -71,6 +87,10 @@ class Gateway:
         self._numbers = itertools.count(1)
         self._log = structlog.get_logger()
 
+    def adopt(self, describer: Describer, l1: L1 | None, lifetimes: CandleLifetimes) -> None:
+        """After a reload. What has been described already goes on as it was understood."""
+        self._describer, self._l1, self._lifetimes = describer, l1, lifetimes
+
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Every end of it is told once, a client that hangs up included."""
         story = Story(f"{self._prefix}{next(self._numbers):08x}", request.method, self._clock())
@@ -80,6 +100,12 @@ class Gateway:
         except Malformed as error:
             story.status, story.outcome = error.status, error.reason
             return errors.malformed(error, request_id, self._clock() // 1000)
+        except Unauthorized as error:
+            story.status, story.outcome = 401, "unauthorized"
+            return errors.unauthorized(error, request_id, self._clock() // 1000)
+        except BadClock as error:
+            story.status, story.outcome = 200, error.reason
+            return errors.bad_clock(error, request_id, self._clock() // 1000)
         except NotSent as error:
             story.status, story.outcome = 502, error.reason
             return errors.not_sent(error.reason, request_id)
@@ -105,6 +131,8 @@ class Gateway:
         asked = self._describer.describe(request.method, request.raw_path, request.remote, request.headers)
         story.endpoint, story.ip = asked.descriptor.endpoint, asked.descriptor.ip
         if asked.refusal is not None:
+            if isinstance(asked.refusal, Rejected):
+                raise Unauthorized(asked.refusal.detail, asked.refusal.challenge)
             raise Malformed(400, "bad-target", asked.refusal)
         if request.headers.get("Upgrade", "").lower() == "websocket":
             raise Malformed(501, "no-websocket", "WebSocket streams are not forwarded: connect to the stream host")
@@ -117,53 +145,44 @@ class Gateway:
             entry = self._l1.get(asked.key, story.began_us)
             if entry is not None:
                 return self._hit(entry, request, story, request_id)
-            return await self._collapsed(await self._ask(request, asked), asked, request, story, request_id)
+            if not any(name in request.headers for name in _CONDITIONS):
+                ask = await read_ask(request, asked, self._body_limits)
+                return await self._collapsed(ask, asked, request, story, request_id)
         if asked.route.candles:
             story.cache = "bypass"
-        reply = await self._attempts.send(await self._ask(request, asked), story)
-        if isinstance(reply, Refused):
-            return self._limited(reply, asked.descriptor, story, request_id)
-        return await self._pass_on(reply, request, story, request_id)
+        ask = await read_ask(request, asked, self._body_limits)
+        return await self._forward(ask, request, story, request_id)
 
     async def _admit(self, asked: Asked) -> Refused | None:
         """The quotas that a client spends by asking, whether the exchange hears of it or not."""
         if not asked.claim.charges:
             return None
         self._metrics.limit_hits.inc(_limited_as(asked.descriptor))
-        spent = await self._limiter.spend(asked.claim)
+        spent = await self._door.spend(asked.claim)
         if isinstance(spent, Refused):
             return spent
-        if spent.over:
-            self._telemetry.count_shadow(spent.over)
+        self._telemetry.count_admitted(asked.claim.charges, spent)
         return None
-
-    async def _ask(self, request: web.BaseRequest, asked: Asked) -> Ask:
-        body = await bodies.read(request, self._body_limits)
-        lines = headers.to_upstream(request.raw_headers, behind_proxy=asked.behind_proxy)
-        return Ask(asked.descriptor, request.raw_path, lines, body)
 
     async def _collapsed(
         self, ask: Ask, asked: Asked, request: web.BaseRequest, story: Story, request_id: bytes
     ) -> web.StreamResponse:
-        """A miss: the first asker fetches for all who ask meanwhile."""
+        """A miss: the first asker fetches for all who ask meanwhile. What is his doing alone is not theirs."""
         leads = asked.key not in self._flights
         if not leads:
             self._metrics.collapsed.labels(story.endpoint).inc()
         answer = await self._flights.join(asked.key, lambda: self._fetch(ask, asked, story))
+        accept_encoding = request.headers.get("Accept-Encoding")
+        if not leads and (isinstance(answer, Refused) or not answer.suits(accept_encoding)):
+            return await self._forward(ask, request, story, request_id)
         if isinstance(answer, Refused):
             return self._limited(answer, ask.descriptor, story, request_id)
-        accept_encoding = request.headers.get("Accept-Encoding")
-        if not leads and not answer.suits(accept_encoding):
-            reply = await self._attempts.send(ask, story)
-            if isinstance(reply, Refused):
-                return self._limited(reply, ask.descriptor, story, request_id)
-            return await self._pass_on(reply, request, story, request_id)
         story.source, story.status, story.ret_code = "exchange", answer.status, answer.ret_code
         stored = "; stored" if answer.entry is not None else ""
         story.cache = f"fwd=uri-miss; fwd-status={answer.status}{stored}" if leads else "fwd=uri-miss; collapsed"
         self._metrics.cache_operations.inc(("get", "miss" if leads else "collapsed"))
         self._metrics.candles.inc(("exchange",), answer.rows)
-        variant = answer.variant(accept_encoding)
+        variant = answer.own if leads else answer.variant(accept_encoding)
         story.body_bytes = len(variant.body)
         return Whole(variant.head + _ours(request_id, story.cache), variant.body)
 
@@ -171,15 +190,25 @@ class Gateway:
         reply = await self._attempts.send(ask, story)
         if isinstance(reply, Refused):
             return reply
-        assert asked.candles is not None and self._l1 is not None  # noqa: S101, PT018
+        assert asked.candles is not None  # noqa: S101
         received_us = self._clock()
         raw = await reply.read()
-        answer = read_answer(reply, raw, asked.candles, asked.key, self._lifetimes, received_us)
+        exchange_us = received_us + self._attempts.skew.offset_us
+        answer = read_answer(reply, raw, Kept(asked.candles, asked.key, self._lifetimes, received_us, exchange_us))
         self._telemetry.observe(Outcome(answer.status, answer.ret_code))
-        if answer.entry is not None:
+        if answer.plain is not None:
+            self._attempts.learn(reply, answer.plain.body)
+        if answer.entry is not None and self._l1 is not None:  # a reload may have switched it off meanwhile
             self._l1.put(answer.entry)
             self._metrics.cache_operations.inc(("set", "stored"))
         return answer
+
+    async def _forward(self, ask: Ask, request: web.BaseRequest, story: Story, request_id: bytes) -> web.StreamResponse:
+        """By itself, past the cache."""
+        reply = await self._attempts.send(ask, story)
+        if isinstance(reply, Refused):
+            return self._limited(reply, ask.descriptor, story, request_id)
+        return await self._pass_on(reply, request, story, request_id)
 
     async def _pass_on(
         self, reply: Reply, request: web.BaseRequest, story: Story, request_id: bytes
@@ -194,13 +223,17 @@ class Gateway:
         lines = head(reply.status, pairs, reply.reason) + _ours(request_id, cache_status)
         if not reply.has_body:
             reply.close()
+            self._telemetry.observe(Outcome(reply.status, None))
             return Whole(lines, b"")
-        if length is not None and length <= _WHOLE_BYTES:
-            raw = await reply.read()
+        raw = await _whole(reply, length)
+        if raw is not None:
             story.body_bytes = len(raw)
-            story.ret_code = bybit.ret_code(coding.decode_if_short(raw, reply.encoding))
+            text = coding.decode_if_short(raw, reply.encoding)
+            story.ret_code = bybit.ret_code(text)
+            self._attempts.learn(reply, text)
             self._telemetry.observe(Outcome(reply.status, story.ret_code))
-            return Whole(lines, raw)
+            return Whole(lines if length is not None else lines + b"Content-Length: %d\r\n" % len(raw), raw)
+        self._telemetry.observe(Outcome(reply.status, None))
         stream = Stream(lines, length=length)
         try:
             story.body_bytes = await stream.send(request, reply.pieces())
@@ -231,7 +264,7 @@ class Gateway:
     def _limited(self, refused: Refused, descriptor: Descriptor, story: Story, request_id: bytes) -> Whole:
         quota = refused.charge.quota
         story.outcome, story.rule = f"limit-{refused.why}", quota.name
-        self._metrics.refusals.labels(quota.name, refused.why.value).inc()
+        self._telemetry.count_refused(refused)
         self._metrics.limit_blocks.labels(*_limited_as(descriptor)).inc()
         story.status = 200 if quota.refuse_with is RefuseWith.BYBIT else 429
         return errors.limited(refused, request_id, self._clock())
@@ -246,6 +279,13 @@ class Gateway:
         return errors.fate_unknown(error.reason, request_id, self._clock() // 1000)
 
 
+async def _whole(reply: Reply, length: int | None) -> bytes | None:
+    """The body of a short answer; None for one that is long. Most answers without a length end soon as well."""
+    if length is None:
+        return await reply.begin(_BEGINNING_BYTES)
+    return await reply.read() if length <= _WHOLE_BYTES else None
+
+
 def _ours(request_id: bytes, cache_status: str) -> bytes:
     """The two lines that the gateway adds to an answer of the exchange."""
     line = b"X-Request-Id: %b\r\n" % request_id if request_id else b""
@@ -254,7 +294,8 @@ def _ours(request_id: bytes, cache_status: str) -> bytes:
 
 def _limited_as(descriptor: Descriptor) -> tuple[str, str, str]:
     """identifier_type, tier, endpoint: the labels of the limits' metrics."""
-    kind = "ip" if descriptor.api_key is None else "api_key"
+    client = descriptor.client
+    kind = "ip" if client == descriptor.ip else "api_key" if client == descriptor.api_key else "client"
     return kind, descriptor.tier or "none", descriptor.endpoint
 
 

@@ -39,12 +39,14 @@ _OURS: Final = "x-gateway-"
 """Headers by which a client speaks to the gateway itself."""
 
 
-def to_upstream(raw_headers: Iterable[tuple[bytes, bytes]], *, behind_proxy: bool) -> CIMultiDict[str]:
+def to_upstream(
+    raw_headers: Iterable[tuple[bytes, bytes]], *, behind_proxy: bool, bearer: bool = False
+) -> CIMultiDict[str]:
     """What the exchange gets: the client's lines in their order, repeated ones apart, nothing added.
 
     `behind_proxy`: the client is one of our own trusted proxies, whose notes about addresses are not the exchange's
-    business. From any other client they are its own words and pass. Raises Malformed for bytes that aiohttp's client
-    could not write again as they were.
+    business. From any other client they are its own words and pass. `bearer`: Authorization spoke to us. Raises
+    Malformed for bytes that aiohttp's client could not write again as they were.
     """
     pairs = [(name.decode("utf-8", "surrogateescape"), value) for name, value in raw_headers]
     named = _named_by_connection(pairs)
@@ -55,6 +57,8 @@ def to_upstream(raw_headers: Iterable[tuple[bytes, bytes]], *, behind_proxy: boo
         if lower in _NOT_UPSTREAM or lower in named or lower.startswith(_OURS):
             continue
         if behind_proxy and lower in _FROM_PROXIES:
+            continue
+        if bearer and lower == "authorization":
             continue
         try:
             value = raw_value.decode()
@@ -75,7 +79,7 @@ def to_client(raw_headers: Iterable[tuple[bytes, bytes]], *, length_known: bool)
     dropped = set(_HOP_BY_HOP_BYTES) if length_known else {*_HOP_BY_HOP_BYTES, b"content-length"}
     for name, value in pairs:
         if name.lower() == b"connection":
-            dropped.update(token.strip().lower() for token in value.split(b","))
+            dropped.update(token.strip().lower() for token in value.split(b",") if b"content-" not in token.lower())
     return [pair for pair in pairs if pair[0].lower() not in dropped]
 
 

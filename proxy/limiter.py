@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from policies.admission import Admitted, Charge, Deferred, Refused, WhenFull, Why
+from policies.admission import Admitted, Charge, Deferred, Quota, Refused, WhenFull, Why
 from policies.priority import Priority
 from policies.queueing import SPACED, UNTIL_COMPLETION, Ticket, WaitingRoom
 from policies.spacing import Spacing
@@ -39,13 +40,13 @@ class QueueBounds(NamedTuple):
 class Permit:
     """What an admitted request holds until it is completed or given back."""
 
-    __slots__ = ("_ended", "_limiter", "over", "reservation", "waited_us")
+    __slots__ = ("_ended", "_limiter", "admitted", "reservation", "waited_us")
 
-    def __init__(self, limiter: Limiter, reservation: Reservation, over: tuple[Charge, ...]) -> None:
+    def __init__(self, limiter: Limiter, reservation: Reservation, admitted: Admitted) -> None:
         self._limiter = limiter
         self._ended = False
         self.reservation = reservation
-        self.over = over
+        self.admitted = admitted
         self.waited_us = 0
 
     async def complete(self) -> None:
@@ -82,6 +83,10 @@ class Limiter:
     def waiting_of(self, priority: Priority) -> int:
         return self._room.waiting(priority)
 
+    def waiting_on(self, key: tuple[str, ...]) -> int:
+        """Requests that wait and spend the window of this key."""
+        return self._room.waiting_on(key)
+
     async def acquire(self, claim: Claim) -> Permit | Refused:
         """Admission for all charges of a claim together, now or after its turn has come."""
         wait_us = 0
@@ -108,7 +113,18 @@ class Limiter:
         if isinstance(answer, Refused):
             return answer
         await answer.complete()
-        return Admitted(answer.over)
+        return answer.admitted
+
+    def adopt(self, bounds: QueueBounds, quotas: Sequence[Quota]) -> None:
+        """The rules have changed. Who waits keeps the rules that he met, under their numbers of today."""
+        self._bounds = bounds
+        self._store.adopt(quotas)
+        rules = {quota.name: quota for quota in quotas}
+        for key, spacing in self._spacings.items():
+            if (quota := rules.get(key[0])) is not None:
+                spacing.resize(quota.limit, quota.window_us)
+        self._room.reconsider()
+        self._wake.set()
 
     async def complete(self, reservation: Reservation) -> None:
         await self._store.complete(reservation)
@@ -131,8 +147,7 @@ class Limiter:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            await self._serve()
-            self._set_alarm()
+            self._set_alarm(await self._serve())
 
     async def _queue(self, claim: Claim, binding: Charge, wait_us: int) -> Permit | Refused:
         now_us = self._clock()
@@ -168,14 +183,15 @@ class Limiter:
             if isinstance(answer, Permit):
                 self._tasks.spawn(answer.refund(), "refund-abandoned-permit")
 
-    async def _serve(self) -> None:
+    async def _serve(self) -> int:
+        """Serve until nobody's turn has come; the answer is the instant for which that is true."""
         while True:
             now_us = self._clock()
             for late in self._room.expired(now_us):
                 self._answer(late, Refused(Why.DEADLINE, *self._room.binding(late, now_us)))
             ticket = self._room.next(now_us)
             if ticket is None:
-                return
+                return now_us
             reservation = self._reservation(ticket.charges)
             admission = await self._store.reserve(reservation)
             if isinstance(admission, Admitted):
@@ -201,12 +217,12 @@ class Limiter:
         now_us = self._clock()
         gap_us = 0
         for spacing, cost in self._spaced(reservation.charges):
-            spacing.sent(cost, now_us)
+            spacing.sent(cost, now_us, urgent=priority < SPACED)
             if priority >= SPACED:
                 gap_us = max(gap_us, spacing.gap_us(now_us))
         if gap_us:
             self._room.space(now_us, gap_us)
-        return Permit(self, reservation, admission.over)
+        return Permit(self, reservation, admission)
 
     def _spaced(self, charges: tuple[Charge, ...]) -> list[tuple[Spacing, int]]:
         """Our own view of those windows that all classes share."""
@@ -227,14 +243,14 @@ class Limiter:
         elif isinstance(answer, Permit):
             self._tasks.spawn(answer.refund(), "refund-abandoned-permit")
 
-    def _set_alarm(self) -> None:
+    def _set_alarm(self, looked_us: int) -> None:
+        """Look again when something can have changed since the last look, which may lie behind us by now."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        now_us = self._clock()
-        instant_us = self._room.next_instant(now_us)
+        instant_us = self._room.next_instant(looked_us)
         if instant_us is not None:
-            delay_s = max(0, instant_us - now_us) / 1e6
+            delay_s = max(0, instant_us - self._clock()) / 1e6
             self._alarm = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
 
     def _reservation(self, charges: tuple[Charge, ...]) -> Reservation:

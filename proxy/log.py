@@ -125,27 +125,32 @@ class SinkLogger:
 
 def set_up(level: str, form: str, sink: Sink) -> None:
     """Configure structlog and bring the standard library's loggers (aiohttp, asyncio) into the same stream."""
-    render = _render_json if form == "json" else _Console()
     stamp = _Stamp()
 
-    class Log(structlog.make_filtering_bound_logger(_LEVELS[level])):  # type: ignore[misc]  # made at run time
+    class Log(structlog.make_filtering_bound_logger(logging.DEBUG)):  # type: ignore[misc]  # made at run time
         """structlog's logger, with a short way for the event of every request."""
 
         def request(self, event: EventDict) -> None:
             """Written as info() would write it, without the general chain: it holds nothing to redact."""
-            if _LEVELS[level] <= logging.INFO:
+            if _manner.level <= logging.INFO:
                 event["event"], event["level"] = REQUEST, "info"
-                self._logger.msg(render(self._logger, "info", stamp(self._logger, "info", event)))
+                self._logger.msg(_manner.render(self._logger, "info", stamp(self._logger, "info", event)))
 
     structlog.configure(
-        processors=[structlog.processors.add_log_level, stamp, redact, render],
+        processors=[_wanted, structlog.processors.add_log_level, stamp, redact, _render],
         wrapper_class=Log,
         logger_factory=lambda *_: SinkLogger(sink),
         cache_logger_on_first_use=True,
     )
-    root = logging.getLogger()
-    root.handlers[:] = [_Bridge()]
-    root.setLevel(max(_LEVELS[level], logging.INFO))
+    logging.getLogger().handlers[:] = [_Bridge()]
+    adopt(level, form)
+
+
+def adopt(level: str, form: str) -> None:
+    """Write what comes from now on at this level and in this form, loggers that exist already included."""
+    _manner.level = _LEVELS[level]
+    _manner.render = _render_json if form == "json" else _Console()
+    logging.getLogger().setLevel(max(_LEVELS[level], logging.INFO))
 
 
 class _Stamp:
@@ -168,6 +173,17 @@ def _render_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
     return orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
 
 
+def _render(logger: WrappedLogger, name: str, event: EventDict) -> bytes:
+    return _manner.render(logger, name, event)
+
+
+def _wanted(_: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    """Processor: the level is asked for each event, because structlog's own filter is built into each logger."""
+    if _LEVELS.get(name, logging.ERROR) < _manner.level:
+        raise structlog.DropEvent
+    return event
+
+
 class _Console:
     """For people: the same events, one readable line each."""
 
@@ -176,6 +192,16 @@ class _Console:
 
     def __call__(self, logger: WrappedLogger, name: str, event: EventDict) -> bytes:
         return f"{self._render(logger, name, event)}\n".encode()
+
+
+class _Manner:
+    """How events are written at this moment."""
+
+    level = logging.INFO
+    render: Callable[[WrappedLogger, str, EventDict], bytes] = staticmethod(_render_json)
+
+
+_manner = _Manner()
 
 
 class _Bridge(logging.Handler):

@@ -88,13 +88,15 @@ class Metrics:
         self.refusals = Counter(
             "gateway_refusals", "Requests refused, by rule and reason.", ["rule", "reason"], registry=registry
         )
-        self.shadow = Counter(
-            "gateway_shadow_refusals",
-            "Requests that a shadow rule would not have admitted.",
-            ["rule"],
-            registry=registry,
+        self.decisions = TallyCounter(
+            "gateway_rule_decisions",
+            "Requests that a rule looked at: within its limit, near it (over 80 %), over it, or shadow: over, not enforced.",
+            ["rule", "result"],
+            registry,
         )
-        self.queue_depth = Gauge("gateway_queue_depth", "Requests waiting for their turn.", registry=registry)
+        self.queue_depth = Gauge(
+            "gateway_queue_depth", "Requests waiting for their turn, by class.", ["priority"], registry=registry
+        )
         self.queue_wait = TallyHistogram(
             "gateway_queue_wait_seconds",
             "Time that admitted requests waited for their turn.",
@@ -119,6 +121,14 @@ class Metrics:
         )
         self.in_flight = Gauge(
             "gateway_upstream_in_flight", "Requests on their way to the exchange.", registry=registry
+        )
+        self.config_reloads = Counter(
+            "gateway_config_reloads", "Loads of a changed configuration, by result.", ["result"], registry=registry
+        )
+        for result in ("applied", "refused", "unchanged"):
+            self.config_reloads.labels(result)
+        self.config_good = Gauge(
+            "gateway_config_last_reload_successful", "0 while the file has a mistake.", registry=registry
         )
         self.log_dropped = Gauge(
             "gateway_log_dropped_events", "Log events dropped because their reader was too slow.", registry=registry

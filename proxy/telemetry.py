@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from policies import bybit
-from policies.admission import Charge
+from policies.admission import Admitted, Charge, Refused
 from policies.descriptor import Outcome
 from proxy.clock import Clock
 from proxy.log import request_events
@@ -45,14 +45,28 @@ class Telemetry:
         self._clock = clock
         self._write = request_events()
 
-    def count_shadow(self, over: tuple[Charge, ...]) -> None:
-        """Rules on trial that would not have admitted a request."""
-        for charge in over:
-            self.metrics.shadow.labels(charge.quota.name).inc()
+    def count_admitted(self, charges: tuple[Charge, ...], admitted: Admitted) -> None:
+        """For each rule: was there plenty of room, or little; or, of one on trial, none?"""
+        decisions = self.metrics.decisions
+        if not admitted.over and not admitted.near:
+            for charge in charges:
+                decisions.inc((charge.quota.name, "within"))
+            return
+        for charge in charges:
+            result = "shadow" if charge in admitted.over else "near" if charge in admitted.near else "within"
+            decisions.inc((charge.quota.name, result))
+
+    def count_refused(self, refused: Refused) -> None:
+        """The rule that is to blame."""
+        name = refused.charge.quota.name
+        self.metrics.decisions.inc((name, "over"))
+        self.metrics.refusals.labels(name, refused.why.value).inc()
 
     def observe(self, outcome: Outcome) -> None:
         """What the exchange itself says of a request."""
         code = outcome.ret_code
+        if outcome.status in bybit.NOTABLE_STATUSES:
+            self.metrics.exchange_codes.labels(f"http-{outcome.status}").inc()
         if code is None or code == bybit.OK:
             return
         self.metrics.exchange_codes.labels(str(code) if code in bybit.NOTABLE_CODES else "other").inc()

@@ -31,6 +31,10 @@ class Reply:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
+        self._begun: list[bytes] = []
+        self.sent_us = 0
+        self.received_us = 0
+        """When it was sent and its head came, on our clock; set by whoever timed it."""
         self.status = response.status
         self.reason = response.reason or ""
         self.raw_headers = response.raw_headers
@@ -54,7 +58,23 @@ class Reply:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise BrokenAnswer(_name(error)) from None
 
+    async def begin(self, most_bytes: int) -> bytes | None:
+        """The whole body if it ends within so many bytes; otherwise None, and pieces() has all of it."""
+        size = 0
+        try:
+            while size < most_bytes:
+                piece = await self._response.content.readany()
+                if not piece:
+                    return b"".join(self._begun)
+                self._begun.append(piece)
+                size += len(piece)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise BrokenAnswer(_name(error)) from None
+        return None
+
     async def pieces(self) -> AsyncIterator[bytes]:
+        for piece in self._begun:
+            yield piece
         try:
             async for piece in self._response.content.iter_any():
                 yield piece

@@ -31,7 +31,7 @@ def status_line(status: int, reason: str | None = None) -> bytes:
             reason = HTTPStatus(status).phrase
         except ValueError:
             reason = ""
-    return f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1", "replace")
+    return f"HTTP/1.1 {status} {reason}\r\n".encode("utf-8", "surrogateescape")
 
 
 def head(status: int, pairs: Pairs, reason: str | None = None) -> bytes:

@@ -7,9 +7,10 @@ owns the clock that its windows run on.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from policies.admission import Admission, Charge
+from policies.admission import Admission, Charge, Quota
 
 
 class Reservation(NamedTuple):
@@ -23,9 +24,10 @@ class Usage(NamedTuple):
     """How full one window is."""
 
     charge_key: tuple[str, ...]
-    limit: int
-    window_us: int
+    quota: Quota
     used: int
+    room_in_us: int
+    """How long until one more fits; 0 when it does now, negative when only a reply can tell."""
 
 
 class Store(Protocol):
@@ -43,6 +45,10 @@ class Store(Protocol):
 
     async def refund(self, reservation: Reservation) -> None:
         """The request is known not to have been sent."""
+        ...
+
+    def adopt(self, quotas: Iterable[Quota]) -> None:
+        """These are the rules from now on. A window goes on under the quota of its name, whoever charges it."""
         ...
 
     async def usage(self) -> list[Usage]:

@@ -237,6 +237,14 @@ def test_what_is_foreseen_is_never_too_much(priority: Priority, client: str, exp
     assert room.foreseen_us(charges("ip"), FAR, priority, client) == expected
 
 
+def test_many_urgent_requests_do_not_shut_the_door_on_a_class_with_a_certain_share() -> None:
+    room = WaitingRoom()
+    for _ in range(2_000):
+        enter(room, "ip", priority=Priority.LIVE, client="busy")
+
+    assert room.foreseen_us(charges("ip"), FAR, Priority.HISTORY, "quiet") <= 20 * 10
+
+
 class Room(RuleBasedStateMachine):
     """Whatever happens: nobody is lost, nobody is served twice, the right class and deadline are chosen."""
 

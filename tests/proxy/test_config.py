@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from policies.admission import Counts, RefuseWith, WhenFull, WindowKind
 from proxy import yamlfile
 from proxy.__main__ import main
-from proxy.config import Config, ConfigError, load, load_routes
+from proxy.advice import advice
+from proxy.config import Config, load, load_routes
+from proxy.config_problems import ConfigError
+from proxy.config_schema import config_schema
 
 ROUTES = load_routes()
 ROOT = Path(__file__).parents[2]
@@ -31,7 +38,7 @@ def test_every_mistake_earns_its_message(path: Path) -> None:
 
 
 def test_the_gallery_is_large() -> None:
-    assert len(GALLERY) >= 40
+    assert len(GALLERY) >= 60
 
 
 def test_the_shipped_file_spells_out_the_defaults() -> None:
@@ -176,3 +183,183 @@ def test_check_says_what_would_be_enforced(capsys: pytest.CaptureFixture[str]) -
     output = capsys.readouterr().out
     assert "bybit-ip: 600 in 5s per egress, counts upstream, held, waits" in output
     assert "The configuration is good." in output
+
+
+def warnings(**environment: str) -> list[str]:
+    return list(advice(load(None, {f"GATEWAY__{name}": value for name, value in environment.items()}, ROUTES)))
+
+
+def test_check_warns_of_what_is_allowed_and_looks_like_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("limits: []\nupstream: {url: http://egress.internal}\n")
+
+    assert main(["check", "--config", str(path)]) == 0
+    output = capsys.readouterr().out
+    assert "warning: upstream.url: http://egress.internal is plain http beyond this machine" in output
+    assert "warning: limits: no rule counts all that is sent" in output
+    assert "The configuration is good." in output
+
+
+def test_the_shipped_file_earns_no_warning() -> None:
+    assert warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "warned"),
+    [
+        ({}, False),
+        ({"partition": []}, False),
+        ({"shadow": True}, True),
+        ({"counts": "requests"}, True),
+        ({"partition": ["egress", "endpoint"]}, True),
+        ({"match": {"endpoint": "kline"}}, True),
+    ],
+)
+def test_an_address_that_nothing_protects_is_warned_of(fields: dict[str, object], *, warned: bool) -> None:
+    limits = json.dumps([{"name": "a", "quota": "600/5s", **fields}])
+    assert any("nothing keeps this address from a ban" in text for text in warnings(LIMITS=limits)) is warned
+
+
+@pytest.mark.parametrize(
+    ("quota", "warned"), [("600/5s", False), ("121/1s", True), ("1000/10s", False), ("7000/1m", False)]
+)
+def test_one_client_that_may_ask_for_more_than_there_is_is_warned_of(quota: str, *, warned: bool) -> None:
+    rules = [
+        {"name": "ip", "quota": "600/5s"},
+        {"name": "mine", "quota": quota, "partition": ["ip"], "counts": "requests"},
+    ]
+    expected = "limits: mine lets one address ask for 121 in 1s, more than ip has for everybody (600 in 5s)"
+    assert warnings(LIMITS=json.dumps(rules)) == ([expected] if warned else [])
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        {"endpoint": "kline", "path": "/v5/market/kline", "method": ["GET", "HEAD"], "signed": False},
+        {"endpoint": ["kline", "order-create"], "method": "POST", "signed": True},
+        {"endpoint": ["kline", "order-create"], "signed": False},
+        {"endpoint": "unknown", "path": "/v9/new", "method": "DELETE"},
+        {"endpoint": ["unknown", "kline"], "path": "/v9/new"},
+        {"path": "/v5/market/kline", "method": "POST"},
+        {"method": ["CONNECT", "GET"]},
+    ],
+)
+def test_a_match_that_something_can_meet_is_good(match: dict[str, object]) -> None:
+    limits = json.dumps([{"name": "a", "quota": "1/s", "match": match}])
+    assert load(None, {"GATEWAY__LIMITS": limits}, ROUTES).limits[0].match.everything is False
+
+
+@pytest.mark.parametrize(
+    ("match", "why"),
+    [
+        ({"method": "CONNECT"}, "CONNECT is refused before any rule is asked"),
+        ({"path": ["/a#b", "/ü"]}, "/a#b or /ü is no path that a forwarded request can have"),
+        (
+            {"endpoint": ["kline", "order-create"], "path": "/v5/market/kline", "method": "POST"},
+            "kline or order-create is asked with GET or HEAD, not POST",
+        ),
+    ],
+)
+def test_a_match_that_nothing_can_meet_says_why(match: dict[str, object], why: str) -> None:
+    limits = json.dumps([{"name": "a", "quota": "1/s", "match": match}])
+    assert problems(None, GATEWAY__LIMITS=limits) == [
+        f"environment GATEWAY__LIMITS: limits[0].match: can never match: {why}"
+    ]
+
+
+SCHEMA = json.loads(config_schema(ROUTES))
+
+GOOD = [
+    "listen: {port: 9000, trusted_proxies: [10.0.0.0/8, '::1']}",
+    "egress: {id: 7}",
+    "admin: {port: 9090}\nupstream: {ca_file: null, prewarm: 3, timeouts: {read: 250ms}}",
+    "limits: [{name: 1, quota: 10/s, partition: ip, match: {endpoint: kline, method: [GET, HEAD]}}]",
+    "limits: [{name: a, quota: 3000000/1h, burst: 5, counts: requests, partition: [], shadow: true}]",
+    "limits: [{name: a, quota: 5/1s, window: held, when_full: refuse, refuse_with: bybit, match: {signed: true}}]",
+    "cache: {enabled: false, open_ttl: 0s, l1: {max_bytes: 10MB}}\nlog: {level: debug, format: console}",
+    "identity: {default_tier: FREE, assign: [{match: {ip: 10.0.0.0/8}, tier: INTERNAL}]}",
+    "identity: {tiers: {S: {second: 1}}, heavy: [{endpoints: kline, tier: S, quota: 1/1m}], default_tier: S}",
+    "identity: {accounts: {main: one-key}, tokens: [{name: bot, token: 0123456789abcdef0123456789abcdef, tier: FREE}]}",
+    "identity: {jwt: {algorithms: HS256, secret: 0123456789abcdef0123456789abcdefg}}",
+]
+"""What editors must not call wrong."""
+
+BEYOND_A_SCHEMA = {
+    "bucket_without_burst",
+    "burst_above_quota",
+    "burst_without_bucket",
+    "ca_file_missing",
+    "held_for_requests",
+    "lifetime_too_long",
+    "match_endpoint_and_other_path",
+    "match_method_never_used",
+    "match_path_with_two_slashes",
+    "match_unsigned_on_private",
+    "match_unsigned_per_key",
+    "partition_doubled",
+    "proxies_no_network",
+    "quota_window_too_short",
+    "rules_of_one_name",
+    "store_unknown",
+    "workers_without_store",
+}
+"""What takes more than the shape of a value to see: `check` finds it."""
+
+
+def as_editors_read(text: str) -> Any:
+    """YAML 1.2 as yaml-language-server reads it: `on` and `yes` are words."""
+    return yamlfile.parse(text, "a file").data
+
+
+def test_the_schema_in_the_repository_is_the_one_of_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (ROOT / "config.schema.json").read_bytes() == config_schema(ROUTES)
+    assert main(["schema"]) == 0
+    assert capsys.readouterr().out.encode() == config_schema(ROUTES)
+
+
+def test_a_schema_that_is_out_of_date_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["schema", "--check"]) == 1
+    assert "python -m proxy schema > config.schema.json" in capsys.readouterr().err
+    (tmp_path / "config.schema.json").write_bytes(config_schema(ROUTES))
+    assert main(["schema", "--check"]) == 0
+
+
+def test_the_schema_is_one_and_describes_every_field() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    sections = [SCHEMA, *(model for model in SCHEMA["$defs"].values() if model["type"] == "object")]
+    for section in sections:
+        assert section["additionalProperties"] is False
+        for name, field in section["properties"].items():
+            assert field.get("description"), f"{name} says nothing"
+
+
+@pytest.mark.parametrize("text", [(ROOT / "config.yaml").read_text(), *GOOD])
+def test_the_schema_takes_what_the_gateway_takes(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    load(path, {}, ROUTES)
+
+    jsonschema.validate(as_editors_read(text), SCHEMA, jsonschema.Draft202012Validator)
+    jsonschema.validate(yaml.safe_load(text), SCHEMA, jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize("path", GALLERY, ids=lambda path: path.stem)
+def test_the_schema_sees_most_mistakes(path: Path) -> None:
+    document = yamlfile.parse(path.read_text(), path.name)
+    if document.problems or path.stem in BEYOND_A_SCHEMA or "identity" in path.stem:
+        return
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document.data, SCHEMA, jsonschema.Draft202012Validator)
+
+
+def test_the_defaults_in_the_schema_are_written_as_an_operator_writes_them() -> None:
+    cache, pool = SCHEMA["$defs"]["CacheSection"]["properties"], SCHEMA["$defs"]["PoolSection"]["properties"]
+    assert cache["closed_ttl"]["default"] == "7d"
+    assert pool["keepalive"]["default"] == "1m"
+    assert SCHEMA["$defs"]["L1Section"]["properties"]["max_bytes"]["default"] == "64MiB"
+    assert "default" not in SCHEMA["properties"]["limits"]

@@ -137,7 +137,7 @@ async def test_shadow_rules_are_counted_and_not_enforced() -> None:
         statuses = [(await exchange_bytes(app.port, TIME)).status for _ in range(5)]
 
         assert statuses == [200] * 5
-        assert app.metrics.shadow.labels("rule")._value.get() == 3
+        assert app.metrics.decisions.value("rule", "shadow") == 3
 
 
 async def test_waiting_is_preferred_to_refusing() -> None:
@@ -256,7 +256,18 @@ async def test_limits_show_what_is_used() -> None:
 
         rows = {row["rule"]: row for row in json.loads(answer.body)["limits"]}
         assert (rows["bybit-ip"]["used"], rows["bybit-ip"]["remaining"]) == (3, 597)
-        assert rows["per-ip"]["partition"] == ["127.0.0.1"]
+        assert rows["per-ip"]["partition"] == {"ip": "127.0.0.1"}
+
+
+async def test_each_rule_tells_how_close_it_was() -> None:
+    """Within, near from four fifths on, over."""
+    limits = [rule(quota="10/60s", when_full="refuse")]
+    async with recorder() as upstream, gateway(upstream.url, limits=limits) as app:
+        for _ in range(12):
+            await exchange_bytes(app.port, TIME)
+
+        counted = {result: app.metrics.decisions.value("rule", result) for result in ("within", "near", "over")}
+        assert counted == {"within": 8, "near": 2, "over": 2}
 
 
 async def test_metrics_have_the_names_that_dashboards_rely_on() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.admission import Charge, Quota, Refused, RefuseWith, WhenFull, Why, WindowKind
+from policies.priority import Priority
 from proxy.limiter import Claim, Limiter, Permit, QueueBounds
 from proxy.store.memory import MemoryStore
 from proxy.tasks import TaskOwner
@@ -198,6 +199,37 @@ def test_a_full_quota_of_one_endpoint_does_not_hold_up_another() -> None:
             assert isinstance(await bench.limiter.acquire(Claim((shared, tickers))), Permit)
             assert loop.passed < 0.02
             waiting.cancel()
+
+    run_virtually(main)
+
+
+def test_an_instant_that_passes_between_two_looks_is_not_missed() -> None:
+    """A real clock moves on between any two readings; whoever is due in between must not wait for the next deadline."""
+
+    async def main(loop: VirtualLoop) -> None:
+        readings = 0
+
+        def restless_us() -> int:
+            nonlocal readings
+            readings += 1
+            return loop.clock_us() + readings
+
+        tasks = TaskOwner()
+        bounds = QueueBounds(1_000, 1_000, 3_600 * SECOND_US)
+        limiter = Limiter(MemoryStore(restless_us), restless_us, tasks, bounds)
+        tasks.spawn(limiter.run(), "dispatcher")
+        spaced = charge("ip", 100, SECOND_US, window=WindowKind.HELD, spaces=True)
+
+        async def ask() -> None:
+            permit = await limiter.acquire(Claim((spaced,), Priority.HISTORY))
+            assert isinstance(permit, Permit)
+            await permit.complete()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(900):
+                group.create_task(ask())
+        await tasks.close()
+        assert loop.passed < 11
 
     run_virtually(main)
 

@@ -14,6 +14,8 @@ from tests.recorder import answering, recorder
 BODY = b"x" * 1000
 SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + BODY
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n" + BODY + b"\r\n0\r\n\r\n"
+LONG = BODY * 100
+LONG_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n186a0\r\n" + LONG + b"\r\n0\r\n\r\n"
 
 
 async def talk(port: int, *requests: bytes) -> tuple[list[dict[str, str | None]], bool]:
@@ -23,7 +25,7 @@ async def talk(port: int, *requests: bytes) -> tuple[list[dict[str, str | None]]
     for request in requests:
         writer.write(request)
         answer = await asyncio.wait_for(read_answer(reader), 5)
-        assert answer.body == BODY
+        assert answer.body in {BODY, LONG}
         answers.append({name: answer.get(name) for name in ("Connection", "Content-Length", "Transfer-Encoding")})
     open_still = True
     with contextlib.suppress(TimeoutError):
@@ -32,7 +34,7 @@ async def talk(port: int, *requests: bytes) -> tuple[list[dict[str, str | None]]
     return answers, open_still
 
 
-@pytest.mark.parametrize("raw", [SIZED, CHUNKED])
+@pytest.mark.parametrize("raw", [SIZED, CHUNKED, LONG_CHUNKED])
 async def test_connections_are_kept(raw: bytes) -> None:
     request = b"GET /v5/x HTTP/1.1\r\nHost: me\r\n\r\n"
     async with recorder(answering(raw)) as upstream, gateway(upstream.url) as app:
@@ -43,7 +45,22 @@ async def test_connections_are_kept(raw: bytes) -> None:
         assert upstream.connections == 1
 
 
-@pytest.mark.parametrize("raw", [SIZED, CHUNKED])
+async def test_a_short_answer_in_chunks_is_looked_into_like_any_other() -> None:
+    """Its code is known to the log and the metrics, its clock is learned."""
+    body = b'{"retCode":10006,"retMsg":"Too many visits!","result":{},"retExtInfo":{},"time":1800000000000}'
+    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    async with recorder(answering(raw)) as upstream, gateway(upstream.url) as app:
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+        writer.write(b"GET /v5/account/info HTTP/1.1\r\nHost: me\r\n\r\n")
+        answer = await asyncio.wait_for(read_answer(reader), 5)
+        writer.close()
+
+        assert answer.body == body
+        assert app.metrics.exchange_limited._value.get() == 1
+        assert app.attempts.skew.known
+
+
+@pytest.mark.parametrize("raw", [SIZED, CHUNKED, LONG_CHUNKED])
 async def test_a_client_that_asks_for_the_end_gets_it(raw: bytes) -> None:
     request = b"GET /v5/x HTTP/1.1\r\nHost: me\r\nConnection: close\r\n\r\n"
     async with recorder(answering(raw)) as upstream, gateway(upstream.url) as app:
@@ -54,7 +71,7 @@ async def test_a_client_that_asks_for_the_end_gets_it(raw: bytes) -> None:
 
 
 async def test_an_old_client_gets_no_chunks_and_the_end_of_the_connection_as_the_end() -> None:
-    async with recorder(answering(CHUNKED)) as upstream, gateway(upstream.url) as app:
+    async with recorder(answering(LONG_CHUNKED)) as upstream, gateway(upstream.url) as app:
         answers, open_still = await talk(app.port, b"GET /v5/x HTTP/1.0\r\nHost: me\r\n\r\n")
 
         assert answers[0] == {"Connection": "close", "Content-Length": None, "Transfer-Encoding": None}

@@ -1,0 +1,39 @@
+"""What is allowed in a configuration and still looks like a mistake. `check` says it, nothing refuses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from policies.admission import Counts, Match, Quota
+from policies.quantities import duration_text
+from proxy.config import Config
+
+
+def advice(config: Config) -> Iterator[str]:
+    """Warnings in words, each with the place it is about."""
+    if config.upstream.plain_and_remote:
+        yield f"upstream.url: {config.upstream.url} is plain http beyond this machine: orders go unencrypted"
+    enforced = [quota for counts in Counts for quota in config.quotas(counts) if not quota.shadow]
+    shared = [quota for quota in enforced if _protects_the_address(quota)]
+    if not shared:
+        yield (
+            "limits: no rule counts all that is sent (counts: upstream, partition: [egress], no match): "
+            "nothing keeps this address from a ban"
+        )
+        return
+    tightest = min(shared, key=lambda quota: quota.limit / quota.window_us)
+    for quota in enforced:
+        if "ip" in quota.partition and quota.limit * tightest.window_us > tightest.limit * quota.window_us:
+            yield (
+                f"limits: {quota.name} lets one address ask for {_rate(quota)}, "
+                f"more than {tightest.name} has for everybody ({_rate(tightest)})"
+            )
+
+
+def _protects_the_address(quota: Quota) -> bool:
+    everything = quota.match == Match()
+    return quota.counts is Counts.UPSTREAM and everything and set(quota.partition) <= {"egress"}
+
+
+def _rate(quota: Quota) -> str:
+    return f"{quota.limit} in {duration_text(quota.window_us)}"

@@ -1,0 +1,68 @@
+"""A request as it will be sent, and what its headers and body say about when and how."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import orjson
+from aiohttp import web
+from multidict import CIMultiDict
+
+from policies import bybit, orders, quantities
+from policies.descriptor import Descriptor
+from policies.orders import Operation
+from proxy import body as bodies
+from proxy import headers
+from proxy.body import BodyLimits
+from proxy.describe import Asked
+from proxy.errors import Malformed
+
+MAX_WAIT = "X-Gateway-Max-Wait"
+
+
+class Ask(NamedTuple):
+    descriptor: Descriptor
+    target: str
+    headers: CIMultiDict[str]
+    body: bytes
+    operations: tuple[Operation, ...] = ()
+    """What it does to orders; empty when it does nothing or cannot be understood."""
+    timestamp_us: int | None = None
+    """When it was signed, on the client's clock."""
+    max_wait_us: int | None = None
+    """How long the client is willing to wait."""
+
+
+async def read_ask(request: web.BaseRequest, asked: Asked, limits: BodyLimits) -> Ask:
+    """Read the body and all that is wanted of it. The bytes are forwarded as they are, never written anew."""
+    body = await bodies.read(request, limits)
+    lines = headers.to_upstream(request.raw_headers, behind_proxy=asked.behind_proxy, bearer=asked.bearer)
+    descriptor = asked.descriptor
+    operations: tuple[Operation, ...] = ()
+    if body and orders.concerns(descriptor.path):
+        parsed = _mapping(body)
+        operations = orders.operations(descriptor.path, parsed)
+        cost = orders.cost_of(descriptor.path, parsed)
+        if cost != 1:
+            descriptor = descriptor._replace(cost=cost)
+    timestamp_us = bybit.timestamp_us(request.headers) if descriptor.signed else None
+    return Ask(descriptor, request.raw_path, lines, body, operations, timestamp_us, _max_wait_us(request))
+
+
+def _mapping(body: bytes) -> dict[str, Any]:
+    """The body as the exchange would read it; what is no JSON object is its to refuse."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _max_wait_us(request: web.BaseRequest) -> int | None:
+    text = request.headers.get(MAX_WAIT)
+    if text is None:
+        return None
+    try:
+        return quantities.duration_us(text.strip())
+    except ValueError as error:
+        raise Malformed(400, "bad-max-wait", f"{MAX_WAIT}: {error}") from None

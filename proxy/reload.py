@@ -1,0 +1,180 @@
+"""A changed file becomes a changed gateway: noticed, loaded, judged as a whole, and only then applied.
+
+The file is looked at once a second: its own entry, and what it resolves to, because Kubernetes swaps a symlink further
+up the path and never touches the entry itself. A change is read once it has stood still for one look, so that a file
+that is still being written is not taken for a shorter one. SIGHUP asks at once. A file with a mistake changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import structlog
+from pydantic import BaseModel
+
+from policies.routing import RouteTable
+from proxy.clock import Clock
+from proxy.config import Config, load
+from proxy.config_problems import ConfigError
+from proxy.metrics import Metrics
+
+POLL_S: Final = 1.0
+
+AT_START: Final = ("listen", "admin", "workers", "upstream", "store", "egress")
+"""Sections whose sockets, connections and names are made once. All others can change while the gateway runs."""
+
+_SHOWN: Final = 100
+
+Mark = tuple[object, ...]
+"""What of a file changes when somebody changes the file."""
+
+
+def mark_of(path: Path) -> Mark:
+    """Of the entry itself and of the file that it resolves to; something else where there is none."""
+    try:
+        real = path.resolve(strict=True)
+        return (*_stamps(path.lstat()), real, *_stamps(real.stat()))
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks, before Python 3.13
+        return (type(error),)
+
+
+def _stamps(entry: os.stat_result) -> tuple[int, int, int]:
+    return entry.st_mtime_ns, entry.st_ino, entry.st_size
+
+
+class Source:
+    """Where the configuration comes from. `path` None: the defaults and the environment only."""
+
+    def __init__(self, path: Path | None, environment: Mapping[str, str], routes: RouteTable) -> None:
+        self.path = path
+        self.seen = self.mark()
+        self._environment = dict(environment)
+        self._routes = routes
+
+    def mark(self) -> Mark:
+        return () if self.path is None else mark_of(self.path)
+
+    def load(self) -> Config:
+        """Raises ConfigError with every problem at once."""
+        return load(self.path, self._environment, self._routes)
+
+
+class Result(StrEnum):
+    APPLIED = "applied"
+    REFUSED = "refused"
+    UNCHANGED = "unchanged"
+
+
+class Adopted(NamedTuple):
+    """What can be put into force of a wanted configuration, and the fields that need a restart."""
+
+    config: Config
+    left: tuple[str, ...]
+
+
+def adopted(running: Config, wanted: Config) -> Adopted:
+    kept: dict[str, Any] = {name: getattr(running, name) for name in AT_START}
+    left = [field for name in AT_START for field in _changed(name, kept[name], getattr(wanted, name))]
+    return Adopted(wanted.model_copy(update=kept), tuple(left))
+
+
+def _changed(place: str, old: object, new: object) -> Iterator[str]:
+    if isinstance(old, BaseModel):
+        for name in type(old).model_fields:
+            yield from _changed(f"{place}.{name}", getattr(old, name), getattr(new, name))
+    elif old != new:
+        yield place
+
+
+class Reloader:
+    """`apply` puts a configuration into force without suspending, and names the fields that need a restart."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        config: Config,
+        apply: Callable[[Config], tuple[str, ...]],
+        metrics: Metrics,
+        clock: Clock,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._source = source
+        self._accepted = config
+        self._apply = apply
+        self._metrics = metrics
+        self._clock = clock
+        self._poll_s = poll_s
+        self._asked = asyncio.Event()
+        self._left: tuple[str, ...] = ()
+        self._loaded_us = clock()
+        self._errors = 0
+        self._log: Any = structlog.get_logger()
+        metrics.config_good.set(1)
+
+    def ask(self) -> None:
+        """SIGHUP: load the file now, changed or not."""
+        self._asked.set()
+
+    def state(self) -> dict[str, object]:
+        """For the health page: nothing of what the configuration says."""
+        status = "refused" if self._errors else "needs-restart" if self._left else "ok"
+        loaded_at = datetime.fromtimestamp(self._loaded_us // 1_000_000, UTC)
+        return {"status": status, "loaded_at": loaded_at.isoformat(), "error_count": self._errors}
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        before = self._source.seen
+        while True:
+            asked = await self._wait()
+            mark = await asyncio.to_thread(self._source.mark)
+            if asked or (mark != self._source.seen and mark == before):
+                self._source.seen = mark
+                await self.reload()
+            before = mark
+
+    async def reload(self) -> Result:
+        """Load, judge, apply. Whatever goes wrong, the gateway runs on with what it has."""
+        try:
+            config = await asyncio.to_thread(self._source.load)
+            result = self._take(config)
+        except ConfigError as error:
+            result = self._refuse([str(problem) for problem in error.problems])
+        except Exception as error:  # noqa: BLE001  # whatever a file makes go wrong must not end the watching
+            result = self._refuse([f"cannot be used: {type(error).__name__}"])
+        self._metrics.config_reloads.labels(result.value).inc()
+        self._metrics.config_good.set(result is not Result.REFUSED)
+        return result
+
+    def _take(self, config: Config) -> Result:
+        if config == self._accepted:
+            self._errors = 0
+            self._log.info("config_unchanged")
+            return Result.UNCHANGED
+        self._left = self._apply(config)
+        self._accepted, self._loaded_us, self._errors = config, self._clock(), 0
+        self._log.info("config_applied", rules=[rule.name for rule in config.limits])
+        if self._left:
+            self._log.warning("config_needs_restart", fields=list(self._left))
+        return Result.APPLIED
+
+    def _refuse(self, problems: list[str]) -> Result:
+        self._errors = len(problems)
+        self._log.error("config_refused", problems=problems[:_SHOWN], error_count=len(problems))
+        return Result.REFUSED
+
+    async def _wait(self) -> bool:
+        """Until somebody asks, or it is time to look at the file."""
+        try:
+            async with asyncio.timeout(None if self._source.path is None else self._poll_s):
+                await self._asked.wait()
+        except TimeoutError:
+            return False
+        self._asked.clear()
+        return True
