@@ -2,17 +2,23 @@
 
 A request is asked about in this order:
 
+    forwarded.py   whose address is it, behind our own proxies?
     target.py      may this request target be forwarded at all?
     routing.py     which endpoint is it?                        (tables: bybit.yaml)
     descriptor.py  all that the policies below may know of it
-    bybit.py       the dialect: signed or not, until when, at what cost
-    admission.py   which quotas does it spend, and is there room in all of them?
-      window.py      the sliding windows behind each quota
-    queueing.py    if there is no room: whose turn is it when there is?
+    bybit.py       the dialect: signed or not, until when
+    priority.py    how urgent is it?
+    orders.py      which order requests must it not overtake, and what does a batch cost?
+    skew.py        is its signature still good when it gets there, by the exchange's clock?
+    admission.py   which quotas does it spend, and is there room in all of them?     (tiers.py: those of a tier)
+      window.py      the exact windows behind a quota
+      slotted.py     long windows,  bucket.py  a rate with a burst
+    queueing.py    if there is no room: whose turn is it when there is?              (lines.py: who stands where)
+      spacing.py     how far apart the less urgent are sent, so that the urgent find room
     caching.py     may it be answered from the cache, under which key, for how long?
       candles.py     what the exchange's intervals mean on the calendar
 
-schema.py turns the YAML of an operator into the frozen types that the rooms above work with; reach.py refuses rules
-that no request can meet.
+schema.py and identity_schema.py turn the YAML of an operator into the frozen types that the rooms above work with;
+reach.py refuses rules that no request can meet.
 Every number of time is an integer of microseconds unless its name says otherwise (`_ms`).
 """

@@ -15,15 +15,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from policies.admission import Charge
+from policies.lines import Key, Lane, LaneState, Line, Ticket, Turn, lane_of
 from policies.priority import Priority
-
-Key = tuple[str, ...]
-Lane = tuple[Key, ...]
-"""The keys of the windows that a request spends."""
 
 UNTIL_COMPLETION: Final = -1
 
@@ -33,66 +29,18 @@ SPACED: Final = Priority.ACCOUNT
 CERTAIN_SHARE: Final = {Priority.ACCOUNT: 0.05, Priority.LIVE: 0.10, Priority.HISTORY: 0.05}
 """What a class gets of all permits while it waits, however much stands above it."""
 
+_MOST_OWED: Final = 5.0
+"""A class that could not go for a while does not then go for as long at the cost of the others."""
 _CATCH_UP_US: Final = 50_000
 """Lateness beyond this is not the timer's: nobody was waiting."""
-
-
-def lane_of(charges: tuple[Charge, ...]) -> Lane:
-    return tuple(charge.key for charge in charges)
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A waiting request. `deadline_us` is the last instant at which it is still worth sending."""
-
-    sequence: int
-    charges: tuple[Charge, ...]
-    deadline_us: int
-    priority: Priority
-    client: str
-    lane: Lane
-    cost: int
-    gone: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Line:
-    """The requests of one client, class and lane, the nearest deadline first."""
-
-    lane: Lane
-    priority: Priority
-    client: str
-    heap: list[tuple[int, int, Ticket]] = field(default_factory=list)
-    size: int = 0
-
-    def head(self) -> Ticket:
-        while self.heap[0][2].gone:
-            heapq.heappop(self.heap)
-        return self.heap[0][2]
-
-
-@dataclass(slots=True, eq=False)
-class _LaneState:
-    lines: dict[tuple[Priority, str], _Line] = field(default_factory=dict)
-    parked_until_us: int | None = None
-    blocked_by: Key | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Turn:
-    """A client in the round of its class: what it may still spend in this turn, and its lines that are not parked."""
-
-    deficit: int = 0
-    credited: bool = False
-    lines: dict[Lane, _Line] = field(default_factory=dict)
 
 
 class WaitingRoom:
     """All waiting requests."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Lane, _LaneState] = {}
-        self._rounds: dict[Priority, OrderedDict[str, _Turn]] = {priority: OrderedDict() for priority in Priority}
+        self._lanes: dict[Lane, LaneState] = {}
+        self._rounds: dict[Priority, OrderedDict[str, Turn]] = {priority: OrderedDict() for priority in Priority}
         self._owed: dict[Priority, float] = dict.fromkeys(CERTAIN_SHARE, 0.0)
         self._parked: list[tuple[int, int, Lane]] = []
         self._deadlines: list[tuple[int, int, Ticket]] = []
@@ -171,11 +119,11 @@ class WaitingRoom:
         ticket = Ticket(self._sequence, charges, deadline_us, priority, client, lane, cost)
         state = self._lanes.get(lane)
         if state is None:
-            state = self._lanes[lane] = _LaneState()
+            state = self._lanes[lane] = LaneState()
             self._spenders.update(lane)
         line = state.lines.get((priority, client))
         if line is None:
-            line = state.lines[priority, client] = _Line(lane, priority, client)
+            line = state.lines[priority, client] = Line(lane, priority, client)
             if state.parked_until_us is None:
                 self._make_ready(line)
         heapq.heappush(line.heap, (deadline_us, ticket.sequence, ticket))
@@ -232,18 +180,22 @@ class WaitingRoom:
         return None
 
     def served(self, ticket: Ticket) -> None:
-        """It was admitted: its client has had its turn, and classes that waited meanwhile are owed their share."""
+        """It was admitted: its client has had its turn."""
         turn = self._rounds[ticket.priority].get(ticket.client)
         if turn is not None:
             turn.deficit -= ticket.cost
             turn.credited = False
             self._rounds[ticket.priority].move_to_end(ticket.client)
+        self.granted(ticket.priority)
+        self.leave(ticket)
+
+    def granted(self, to: Priority) -> None:
+        """A permit was given, to one who waited or to one who found room at once: the others are owed their share."""
         for priority, share in CERTAIN_SHARE.items():
-            if priority == ticket.priority:
+            if priority == to:
                 self._owed[priority] = max(0.0, self._owed[priority] - 1.0)
             elif self._of_class[priority]:
-                self._owed[priority] = min(1.0, self._owed[priority] + share)
-        self.leave(ticket)
+                self._owed[priority] = min(_MOST_OWED, self._owed[priority] + share)
 
     def park(self, ticket: Ticket, binding: Charge, until_us: int) -> None:
         """Its lane, and every other that spends the binding window, waits until the instant or UNTIL_COMPLETION."""
@@ -373,23 +325,23 @@ class WaitingRoom:
         state = self._lanes.get(entry[2])
         return state is not None and state.parked_until_us == entry[0]
 
-    def _release(self, chosen: Callable[[_LaneState], bool]) -> None:
+    def _release(self, chosen: Callable[[LaneState], bool]) -> None:
         for state in self._lanes.values():
             if state.parked_until_us is not None and chosen(state):
                 self._resume(state)
 
-    def _resume(self, state: _LaneState) -> None:
+    def _resume(self, state: LaneState) -> None:
         state.parked_until_us = state.blocked_by = None
         for line in state.lines.values():
             self._make_ready(line)
 
-    def _make_ready(self, line: _Line) -> None:
+    def _make_ready(self, line: Line) -> None:
         turn = self._rounds[line.priority].get(line.client)
         if turn is None:
-            turn = self._rounds[line.priority][line.client] = _Turn()
+            turn = self._rounds[line.priority][line.client] = Turn()
         turn.lines[line.lane] = line
 
-    def _make_unready(self, line: _Line) -> None:
+    def _make_unready(self, line: Line) -> None:
         clients = self._rounds[line.priority]
         turn = clients.get(line.client)
         if turn is None:
@@ -399,6 +351,6 @@ class WaitingRoom:
             del clients[line.client]
 
 
-def _urgency(line: _Line) -> tuple[int, int]:
+def _urgency(line: Line) -> tuple[int, int]:
     head = line.head()
     return head.deadline_us, head.sequence

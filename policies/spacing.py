@@ -16,7 +16,6 @@ The spaced classes are never held up for longer than ten times window / limit: t
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import Final
 
 from policies.window import CompletionLog, SendLog

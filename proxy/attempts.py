@@ -11,6 +11,7 @@ from policies import bybit
 from policies.admission import Charge, Quota, Refused, RefuseWith, Rulebook, Why
 from policies.skew import Clock as Verdict
 from policies.skew import Skew
+from proxy import coding
 from proxy.ask import Ask
 from proxy.clock import Clock
 from proxy.describe import claim_of
@@ -112,7 +113,7 @@ class Attempts:
             if isinstance(permit, Refused):
                 return permit
             try:
-                return await self._on_the_wire(ask, permit, story)
+                return await self._owned(ask, permit, story, None)
             except FateUnknown as error:
                 if story.attempts > 1 or error.reason != "upstream-disconnected":
                     raise
@@ -131,14 +132,22 @@ class Attempts:
                 passage.release()
         if isinstance(permit, Refused):
             return permit
+        return await self._owned(ask, permit, story, passage)
+
+    async def _owned(self, ask: Ask, permit: Permit, story: Story, passage: Passage | None) -> Reply:
+        """On the wire in a task of its own, so that the permit is held until the answer is here, whoever has left.
+
+        A connection that is cut when its client hangs up does not take the request back: it may still arrive, and be
+        counted, at any later time.
+        """
         work = self._on_the_wire(ask, permit, story)
-        task = self._tasks.spawn(work, f"write {ask.descriptor.endpoint}", reported=False)
+        task = self._tasks.spawn(work, f"send {ask.descriptor.endpoint}", reported=False)
         if passage is not None:
             task.add_done_callback(passage.release)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            self._tasks.spawn(self._after_the_client(task, story.request_id), "orphaned-write")
+            self._tasks.spawn(self._after_the_client(task, ask, story.request_id), "after-the-client")
             raise
 
     async def _acquire(self, ask: Ask, until_us: int, story: Story) -> Permit | Refused:
@@ -156,7 +165,9 @@ class Attempts:
         self._metrics.in_flight.inc()
         sent_us = self._clock()
         try:
-            reply = await self._upstream.send(ask.descriptor.method, ask.target, ask.headers, ask.body)
+            reply = await self._upstream.send(
+                ask.descriptor.method, ask.target, ask.headers, ask.body, within_us=self._within_us(ask, sent_us)
+            )
         except NotSent:
             await permit.refund()
             raise
@@ -172,13 +183,23 @@ class Attempts:
         await permit.complete()
         return reply
 
-    async def _after_the_client(self, task: asyncio.Task[Reply], request_id: str) -> None:
-        """What became of a write whose client did not wait for it: for the log, so that its fate can be found."""
+    def _within_us(self, ask: Ask, now_us: int) -> int | None:
+        """How long its signature lets it wait for a connection."""
+        if ask.descriptor.deadline_us is None or not self.skew.known:
+            return None
+        return self.skew.latest_send_us(ask.descriptor.deadline_us) - now_us
+
+    async def _after_the_client(self, task: asyncio.Task[Reply], ask: Ask, request_id: str) -> None:
+        """What became of a request whose client did not wait for it. A write's fate goes to the log, to be found."""
         try:
             reply = await task
-            raw = await reply.read()
+            if ask.descriptor.method in READS:
+                reply.close()
+                return
+            raw = coding.decode_if_short(await reply.read(), reply.encoding)
         except UpstreamError as error:
-            self._log.warning("orphaned_write", id=request_id, outcome=error.reason)
+            if ask.descriptor.method not in READS:
+                self._log.warning("orphaned_write", id=request_id, outcome=error.reason)
             return
         self._log.warning("orphaned_write", id=request_id, status=reply.status, ret_code=bybit.ret_code(raw))
 

@@ -23,6 +23,8 @@ async def read(request: web.BaseRequest, limits: BodyLimits) -> bytes:
     """All bytes of the body, as framed by the client and not decoded. Raises Malformed."""
     if not request.body_exists:
         return b""
+    if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+        raise Malformed(501, "transfer-coding", "of the transfer codings only chunked is understood")
     length = request.content_length
     if length is not None and length > limits.max_bytes:
         raise Malformed(413, "body-too-large", f"the body is longer than {limits.max_bytes} bytes")

@@ -11,15 +11,20 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import structlog
 
 from policies.admission import Admitted, Charge, Deferred, Quota, Refused, WhenFull, Why
+from policies.lines import Ticket
 from policies.priority import Priority
-from policies.queueing import SPACED, UNTIL_COMPLETION, Ticket, WaitingRoom
+from policies.queueing import SPACED, UNTIL_COMPLETION, WaitingRoom
 from policies.spacing import Spacing
 from proxy.clock import Clock
 from proxy.store import Reservation, Store
 from proxy.tasks import TaskOwner
+
+_AFTER_FAILURE_S: Final = 0.1
 
 
 class Claim(NamedTuple):
@@ -94,6 +99,8 @@ class Limiter:
             reservation = self._reservation(claim.charges)
             admission = await self._store.reserve(reservation)
             if isinstance(admission, Admitted):
+                if self._room:
+                    self._room.granted(claim.priority)
                 return self._permit(reservation, admission, claim.priority)
             binding = admission.binding
             if binding.quota.when_full is WhenFull.REFUSE:
@@ -147,7 +154,11 @@ class Limiter:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            self._set_alarm(await self._serve())
+            try:
+                self._set_alarm(await self._serve())
+            except Exception as error:  # noqa: BLE001  # whatever it is: those who wait must not wait for ever
+                structlog.get_logger().error("dispatcher_failed", error=type(error).__name__)
+                self._alarm = asyncio.get_running_loop().call_later(_AFTER_FAILURE_S, self._wake.set)
 
     async def _queue(self, claim: Claim, binding: Charge, wait_us: int) -> Permit | Refused:
         now_us = self._clock()

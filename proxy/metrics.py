@@ -90,7 +90,7 @@ class Metrics:
         )
         self.decisions = TallyCounter(
             "gateway_rule_decisions",
-            "Requests that a rule looked at: within its limit, near it (over 80 %), over it, or shadow: over, not enforced.",
+            "Requests a rule looked at: within its limit, near it (over 80 %), over it, shadow (over, not enforced).",
             ["rule", "result"],
             registry,
         )

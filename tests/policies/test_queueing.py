@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from policies.admission import Charge, Quota
+from policies.lines import Ticket
 from policies.priority import Priority
-from policies.queueing import SPACED, UNTIL_COMPLETION, Ticket, WaitingRoom
+from policies.queueing import SPACED, UNTIL_COMPLETION, WaitingRoom
 
 FAR = 10**9
 SHARED = Quota("ip", 100, 1_000, (), spaces=True)

@@ -197,6 +197,63 @@ async def test_the_leader_may_hang_up_without_harm_to_the_others() -> None:
         assert len(upstream.seen) == 1
 
 
+@pytest.mark.parametrize("line", ["If-None-Match: x", "Range: bytes=0-1", "Origin: https://x.example", "Cookie: a=b"])
+async def test_what_one_clients_headers_make_is_not_anothers_answer(line: str) -> None:
+    """Such a request is not fetched for others, nor kept."""
+    async with recorder(answering(kline_answer())) as upstream, gateway(upstream.url) as app:
+        answer = await exchange_bytes(app.port, get(CLOSED, line))
+        assert answer.get("Cache-Status") == "bybit-gateway; fwd=bypass"
+        await exchange_bytes(app.port, get(CLOSED))
+        assert len(upstream.seen) == 2
+
+
+async def test_followers_get_neither_cookies_nor_refusals_nor_odd_statuses_of_the_leader() -> None:
+    answers = [b"HTTP/1.1 304 Not Modified\r\n\r\n", kline_answer(headers=b"Set-Cookie: sid=leaders\r\n")]
+    release = asyncio.Event()
+
+    async def answer(request: Seen, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        writer.write(answers[0] if b"x-lead" in request.names() and len(answers) == 2 else answers[-1])
+
+    for _ in range(2):
+        release.clear()
+        async with recorder(answer) as upstream, gateway(upstream.url) as app:
+            leader = asyncio.gather(exchange_bytes(app.port, get(CLOSED, "X-Lead: 1")))
+            while not upstream.seen:
+                await asyncio.sleep(0.005)
+            follower = asyncio.gather(exchange_bytes(app.port, get(CLOSED)))
+            while app.metrics.collapsed.labels("kline")._value.get() == 0:
+                await asyncio.sleep(0.005)
+            release.set()
+            ((led,), (followed,)) = await leader, await follower
+            assert followed.status == 200
+            if led.status == 200:
+                assert (led.get("Set-Cookie"), followed.get("Set-Cookie")) == ("sid=leaders", None)
+        answers.pop(0) if len(answers) == 2 else None
+
+
+async def test_the_leaders_empty_quota_is_not_the_followers() -> None:
+    limits = [{"name": "mine", "partition": ["ip"], "quota": "1/60s", "counts": "upstream", "when_full": "wait"}]
+    overrides = {"limits": limits, "queue__max_wait": "1s", "listen__trusted_proxies": ["127.0.0.1"]}
+    async with recorder(answering(kline_answer())) as upstream, gateway(upstream.url, **overrides) as app:
+        await exchange_bytes(app.port, get("/v5/x", "X-Forwarded-For: 192.0.2.1"))
+        answers = await asyncio.gather(
+            exchange_bytes(app.port, get(CLOSED, "X-Forwarded-For: 192.0.2.1")),
+            exchange_bytes(app.port, get(CLOSED, "X-Forwarded-For: 192.0.2.2")),
+        )
+
+        assert answers[1].status == 200
+
+
+async def test_two_slashes_are_another_request() -> None:
+    """It is forwarded as it is, and may be answered otherwise."""
+    async with recorder(answering(kline_answer())) as upstream, gateway(upstream.url) as app:
+        await exchange_bytes(app.port, get(CLOSED))
+        answer = await exchange_bytes(app.port, get("/" + CLOSED))
+        assert answer.get("Cache-Status") == "bybit-gateway; fwd=bypass"
+        assert len(upstream.seen) == 2
+
+
 async def test_a_failed_fetch_is_shared_by_those_who_waited_and_by_nobody_else() -> None:
     fail = asyncio.Event()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.fake_bybit import FakeBybit
 from tests.gateway_fixture import gateway
 from tests.raw_http import RawAnswer, exchange_bytes
 from tests.recorder import OK, Recorder, Seen, answering, recorder
+from tests.signing import signed
 
 GET = b"GET /v5/account/info HTTP/1.1\r\nHost: me\r\n\r\n"
 POST = b"POST /v5/order/create HTTP/1.1\r\nHost: me\r\nContent-Length: 2\r\n\r\n{}"
@@ -168,13 +170,22 @@ async def test_an_answer_that_breaks_off_is_not_passed_on_as_a_whole(request_byt
 
 async def test_a_stream_that_breaks_off_breaks_off_at_the_client_too() -> None:
     """The client must not take a part for the whole, chunked or not."""
-    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
-    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk
-    async with recorder(answering(raw, close=True)) as upstream, gateway(upstream.url) as app:
-        answer = await exchange_bytes(app.port, GET)
+    begun = asyncio.Event()
 
-        assert answer.status == 200
-        assert not answer.complete
+    async def break_off(_: Seen, writer: asyncio.StreamWriter) -> None:
+        chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + 2 * chunk)
+        await begun.wait()
+        writer.close()
+
+    async with recorder(break_off) as upstream, gateway(upstream.url) as app:
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.port, limit=2**20)
+        writer.write(GET)
+        await asyncio.wait_for(reader.readuntil(b"x" * 0x8000), 5)
+        begun.set()
+        rest = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        assert not rest.endswith(b"0\r\n\r\n")
 
 
 async def test_nonsense_from_upstream_is_of_unknown_fate() -> None:
@@ -233,6 +244,96 @@ async def test_the_exchanges_own_request_id_stands() -> None:
     raw = b"HTTP/1.1 200 OK\r\nX-Request-Id: theirs\r\nContent-Length: 0\r\n\r\n"
     async with recorder(answering(raw)) as upstream, gateway(upstream.url) as app:
         assert (await exchange_bytes(app.port, GET)).all("X-Request-Id") == ["theirs"]
+
+
+async def test_a_late_answer_on_an_idle_connection_goes_to_nobody() -> None:
+    """Whatever arrives between two requests is not the answer to the second."""
+    late = asyncio.Event()
+
+    async def answer(request: Seen, writer: asyncio.StreamWriter) -> None:
+        body = request.target
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        if body == b"/first":
+            await asyncio.sleep(0.05)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nEVIL")
+            await writer.drain()
+            late.set()
+
+    async with recorder(answer) as upstream, gateway(upstream.url) as app:
+        await exchange_bytes(app.port, b"GET /first HTTP/1.1\r\nHost: me\r\n\r\n")
+        await late.wait()
+        await asyncio.sleep(0.05)
+        for number in range(3):
+            answered = await exchange_bytes(app.port, b"GET /v%d HTTP/1.1\r\nHost: me\r\n\r\n" % number)
+            assert answered.body == b"/v%d" % number
+
+
+async def test_a_chunk_that_makes_no_sense_ends_the_wait() -> None:
+    async def answer(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        await asyncio.sleep(0.05)
+        writer.write(b"ZZ\r\nabc\r\n")
+        await asyncio.Event().wait()
+
+    async with recorder(answer) as upstream, gateway(upstream.url, upstream__timeouts__read="300ms") as app:
+        answered = await exchange_bytes(app.port, GET, seconds=5)
+
+        assert answered.status == 502
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"identity"])
+async def test_transfer_codings_that_would_be_lost_are_refused(coding: bytes) -> None:
+    async with recorder() as upstream, gateway(upstream.url) as app:
+        request = b"POST /v5/order/create HTTP/1.1\r\nHost: me\r\nTransfer-Encoding: %b\r\n\r\n0\r\n\r\n" % coding
+        assert (await exchange_bytes(app.port, request)).status in {400, 501}
+        assert upstream.seen == []
+
+
+async def test_a_client_that_hangs_up_leaves_its_permit_until_the_answer() -> None:
+    """What was sent may still be counted at the exchange, however long it takes to arrive there."""
+    release = asyncio.Event()
+
+    async def later(_: Seen, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        writer.write(OK)
+
+    limits = [{"name": "held", "quota": "5/1s", "window": "held"}]
+    async with recorder(later) as upstream, gateway(upstream.url, limits=limits) as app:
+        _, writer = await asyncio.open_connection("127.0.0.1", app.port)
+        writer.write(GET)
+        await wait_for(upstream, 1)
+        writer.close()
+        await asyncio.sleep(2.2)
+        assert await used(app, "held") == 1
+        release.set()
+        async with asyncio.timeout(5):
+            while await used(app, "held"):
+                await asyncio.sleep(0.05)
+
+
+async def test_a_signature_that_expires_while_a_connection_is_waited_for_does_not_leave() -> None:
+    async def answer(request: Seen, writer: asyncio.StreamWriter) -> None:
+        if b"market" in request.line:
+            body = b'{"retCode":0,"time":%d}' % (time.time_ns() // 1_000_000)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        else:
+            await asyncio.Event().wait()
+
+    async with recorder(answer) as upstream, gateway(upstream.url, upstream__pool__total="1") as app:
+        await exchange_bytes(app.port, b"GET /v5/market/time HTTP/1.1\r\nHost: me\r\n\r\n")
+        sample = app.attempts.skew._samples[-1]
+        app.attempts.skew._samples.appendleft(sample._replace(at_us=sample.at_us - 1_100_000))
+        assert app.attempts.skew.known
+        _, blocker = await asyncio.open_connection("127.0.0.1", app.port)
+        blocker.write(POST)
+        await wait_for(upstream, 2)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in signed("", window_ms=1_000).items())
+        request = f"GET /v5/account/info HTTP/1.1\r\nHost: me\r\n{lines}\r\n".encode()
+        answered = await exchange_bytes(app.port, request, seconds=5)
+        blocker.close()
+
+        assert answered.get("X-Gateway") == "upstream-connect-timeout"
+        assert len(upstream.seen) == 2
 
 
 async def wait_for(upstream: Recorder, requests: int) -> None:

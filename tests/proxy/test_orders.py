@@ -72,18 +72,21 @@ async def test_independent_symbols_stay_parallel() -> None:
             await release.wait()
         writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"retCode":0}')
 
-    async with recorder(answer) as upstream, gateway(upstream.url, limits=OPEN) as app:
-        async with aiohttp.ClientSession() as session:
-            held = asyncio.gather(
-                post(session, app, "/v5/order/create", **new("a")),
-                post(session, app, "/v5/order/cancel", symbol="BTCUSDT", orderLinkId="a"),
-            )
-            while app.attempts.gate.held == 0:
-                await asyncio.sleep(0.005)
-            assert (await post(session, app, "/v5/order/cancel-all", symbol="ETHUSDT"))["retCode"] == 0
-            assert len(upstream.seen) == 2
-            release.set()
-            assert [reply["retCode"] for reply in await held] == [0, 0]
+    async with (
+        recorder(answer) as upstream,
+        gateway(upstream.url, limits=OPEN) as app,
+        aiohttp.ClientSession() as session,
+    ):
+        held = asyncio.gather(
+            post(session, app, "/v5/order/create", **new("a")),
+            post(session, app, "/v5/order/cancel", symbol="BTCUSDT", orderLinkId="a"),
+        )
+        while app.attempts.gate.held == 0:
+            await asyncio.sleep(0.005)
+        assert (await post(session, app, "/v5/order/cancel-all", symbol="ETHUSDT"))["retCode"] == 0
+        assert len(upstream.seen) == 2
+        release.set()
+        assert [reply["retCode"] for reply in await held] == [0, 0]
     assert len(app.attempts.gate) == 0
 
 
@@ -134,16 +137,19 @@ async def test_what_must_not_overtake_is_refused_when_its_turn_does_not_come_in_
     async def never(_: Seen, __: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
-    async with recorder(never) as upstream, gateway(upstream.url, limits=OPEN, queue__max_wait="100ms") as app:
-        async with aiohttp.ClientSession() as session:
-            create = asyncio.gather(post(session, app, "/v5/order/create", **new("a")), return_exceptions=True)
-            while not upstream.seen:
-                await asyncio.sleep(0.005)
-            reply = await post(session, app, "/v5/order/cancel", symbol="BTCUSDT", orderLinkId="a")
+    async with (
+        recorder(never) as upstream,
+        gateway(upstream.url, limits=OPEN, queue__max_wait="100ms") as app,
+        aiohttp.ClientSession() as session,
+    ):
+        create = asyncio.gather(post(session, app, "/v5/order/create", **new("a")), return_exceptions=True)
+        while not upstream.seen:
+            await asyncio.sleep(0.005)
+        reply = await post(session, app, "/v5/order/cancel", symbol="BTCUSDT", orderLinkId="a")
 
-            assert (reply["retCode"], reply["gateway"]) == (10006, "deadline")
-            assert len(upstream.seen) == 1
-            create.cancel()
+        assert (reply["retCode"], reply["gateway"]) == (10006, "deadline")
+        assert len(upstream.seen) == 1
+        create.cancel()
 
 
 async def test_a_batch_costs_its_account_as_many_orders_as_it_has() -> None:
@@ -160,26 +166,32 @@ async def test_a_batch_costs_its_account_as_many_orders_as_it_has() -> None:
 
 
 async def learned(app: App) -> None:
-    """An answer of the exchange, from which its clock is known."""
-    await exchange_bytes(app.port, b"GET /v5/market/time HTTP/1.1\r\nHost: me\r\n\r\n")
+    """Answers of the exchange from which its clock is known; what takes a second is made to have been one."""
+    request = b"GET /v5/market/time HTTP/1.1\r\nHost: me\r\n\r\n"
+    await exchange_bytes(app.port, request)
+    sample = app.attempts.skew._samples[-1]
+    app.attempts.skew._samples.appendleft(sample._replace(at_us=sample.at_us - 1_100_000))
     assert app.attempts.skew.known
 
 
 @pytest.mark.parametrize("exchange_is_off_ms", [0, 30_000, -30_000])
 async def test_a_timestamp_ahead_of_the_exchange_is_reported_as_such(exchange_is_off_ms: int) -> None:
     """By the exchange's own clock, however wrong ours may be; and it does not reach the exchange."""
-    async with FakeBybit(settings=Settings(clock_offset_ms=exchange_is_off_ms)) as exchange:
-        async with gateway(exchange.url, limits=OPEN) as app, aiohttp.ClientSession() as session:
-            await learned(app)
-            sent = exchange.stats.requests
-            stamp = time.time_ns() // 1_000_000 + exchange_is_off_ms + 3_000
-            headers = signed("", stamp_ms=stamp)
-            async with session.get(url(app, "/v5/account/info"), headers=headers) as answer:
-                reply = await answer.json()
+    async with (
+        FakeBybit(settings=Settings(clock_offset_ms=exchange_is_off_ms)) as exchange,
+        gateway(exchange.url, limits=OPEN) as app,
+        aiohttp.ClientSession() as session,
+    ):
+        await learned(app)
+        sent = exchange.stats.requests
+        stamp = time.time_ns() // 1_000_000 + exchange_is_off_ms + 3_000
+        headers = signed("", stamp_ms=stamp)
+        async with session.get(url(app, "/v5/account/info"), headers=headers) as answer:
+            reply = await answer.json()
 
-            assert (answer.status, reply["retCode"], answer.headers["X-Gateway"]) == (200, 10002, "clock-ahead")
-            assert "ms ahead of the exchange" in reply["retMsg"]
-            assert exchange.stats.requests == sent
+        assert (answer.status, reply["retCode"], answer.headers["X-Gateway"]) == (200, 10002, "clock-ahead")
+        assert "ms ahead of the exchange" in reply["retMsg"]
+        assert exchange.stats.requests == sent
 
 
 async def test_a_request_that_is_expired_on_arrival_is_not_sent() -> None:
@@ -195,13 +207,16 @@ async def test_a_request_that_is_expired_on_arrival_is_not_sent() -> None:
 
 @pytest.mark.parametrize("exchange_is_off_ms", [0, 60_000, -60_000])
 async def test_good_signatures_pass_whatever_our_own_clock_shows(exchange_is_off_ms: int) -> None:
-    async with FakeBybit(settings=Settings(clock_offset_ms=exchange_is_off_ms)) as exchange:
-        async with gateway(exchange.url, limits=OPEN) as app, aiohttp.ClientSession() as session:
-            await learned(app)
-            for age_ms in (-500, 0, 4_000):
-                headers = signed("", stamp_ms=time.time_ns() // 1_000_000 + exchange_is_off_ms - age_ms)
-                async with session.get(url(app, "/v5/account/info"), headers=headers) as answer:
-                    assert (await answer.json())["retCode"] == 0
+    async with (
+        FakeBybit(settings=Settings(clock_offset_ms=exchange_is_off_ms)) as exchange,
+        gateway(exchange.url, limits=OPEN) as app,
+        aiohttp.ClientSession() as session,
+    ):
+        await learned(app)
+        for age_ms in (-500, 0, 4_000):
+            headers = signed("", stamp_ms=time.time_ns() // 1_000_000 + exchange_is_off_ms - age_ms)
+            async with session.get(url(app, "/v5/account/info"), headers=headers) as answer:
+                assert (await answer.json())["retCode"] == 0
 
 
 async def test_a_client_may_say_how_long_it_will_wait() -> None:
