@@ -17,7 +17,7 @@ from policies.quantities import duration_text
 from policies.routing import RouteTable
 from proxy import log
 from proxy.admin import Admin
-from proxy.attempts import Attempts
+from proxy.attempts import AFTER_THE_CLIENT, Attempts
 from proxy.body import BodyLimits
 from proxy.cache import L1
 from proxy.clock import Clock, system_clock
@@ -56,6 +56,7 @@ class App:
         self._exit = AsyncExitStack()
         self.clock = clock or system_clock()
         self.tasks = TaskOwner()
+        self.loops = TaskOwner()
         self.metrics = Metrics()
         self.store = MemoryStore(self.clock)
         self.limiter = Limiter(self.store, self.clock, self.tasks, _bounds(config))
@@ -82,7 +83,7 @@ class App:
             telemetry=telemetry,
             tasks=self.tasks,
             clock=self.clock,
-            body_limits=BodyLimits(config.listen.max_body, config.listen.body_timeout),
+            body_limits=BodyLimits(config.listen.max_body, config.listen.body_timeout, config.listen.max_bodies),
         )
         self.admin = Admin(
             metrics=self.metrics, store=self.store, limiter=self.limiter, l1=self.l1, clock=self.clock, sink=sink
@@ -128,11 +129,13 @@ class App:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.upstream)
+            stack.push_async_callback(self.loops.close)
             stack.push_async_callback(self.tasks.close)
-            self.tasks.spawn(self.limiter.run(), "dispatcher")
-            self.tasks.spawn(self.door.run(), "door-dispatcher")
+            stack.push_async_callback(self._finish_sent)
+            self.loops.spawn(self.limiter.run(), "dispatcher")
+            self.loops.spawn(self.door.run(), "door-dispatcher")
             if self.reloader is not None:
-                self.tasks.spawn(self.reloader.run(), "config-watcher")
+                self.loops.spawn(self.reloader.run(), "config-watcher")
             if self._config.upstream.prewarm:
                 await self.upstream.prewarm(self._config.upstream.prewarm)
             await self._listen(stack)
@@ -145,15 +148,21 @@ class App:
         self.admin.ready = False
         await self._exit.aclose()
 
+    async def _finish_sent(self) -> None:
+        """Requests whose clients have gone are answered all the same; the fate of a write must reach the log."""
+        cut_off = await self.tasks.drain(self._config.upstream.timeouts.total / 1e6, "send ", AFTER_THE_CLIENT)
+        if cut_off:
+            structlog.get_logger().warning("requests_cut_off", count=cut_off)
+
     async def _listen(self, stack: AsyncExitStack) -> None:
         listen, admin = self._config.listen, self._config.admin
-        with_pages = admin.port is None
-        handler = self._traffic_and_pages if with_pages else self.gateway.handle
-        server = traffic_server(handler, listen, self.clock, self.metrics)
-        self.port = await _bind(stack, server, listen.host, listen.port, self._drain_seconds())
         if admin.port is not None:
+            # First, so that it closes last: who watches the drain must be able to ask.
             pages = traffic_server(self.admin.handle, listen, self.clock, self.metrics)
             self.admin_port = await _bind(stack, pages, admin.host, admin.port, 1.0)
+        handler = self._traffic_and_pages if admin.port is None else self.gateway.handle
+        server = traffic_server(handler, listen, self.clock, self.metrics)
+        self.port = await _bind(stack, server, listen.host, listen.port, self._drain_seconds())
 
     def _traffic_and_pages(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         own = self.admin.owns(request.raw_path)

@@ -35,8 +35,10 @@ class Ask(NamedTuple):
 
 async def read_ask(request: web.BaseRequest, asked: Asked, limits: BodyLimits) -> Ask:
     """Read the body and all that is wanted of it. The bytes are forwarded as they are, never written anew."""
-    body = await bodies.read(request, limits)
+    # What can be refused without the body is refused before it is read.
     lines = headers.to_upstream(request.raw_headers, behind_proxy=asked.behind_proxy, bearer=asked.bearer)
+    max_wait_us = _max_wait_us(request)
+    body = await bodies.read(request, limits)
     descriptor = asked.descriptor
     operations: tuple[Operation, ...] = ()
     if body and orders.concerns(descriptor.path):
@@ -46,7 +48,7 @@ async def read_ask(request: web.BaseRequest, asked: Asked, limits: BodyLimits) -
         if cost != 1:
             descriptor = descriptor._replace(cost=cost)
     timestamp_us = bybit.timestamp_us(request.headers) if descriptor.signed else None
-    return Ask(descriptor, request.raw_path, lines, body, operations, timestamp_us, _max_wait_us(request))
+    return Ask(descriptor, request.raw_path, lines, body, operations, timestamp_us, max_wait_us)
 
 
 def _mapping(body: bytes) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from proxy.upstream import Reply, Upstream
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that change nothing at the exchange: they may be cancelled, and sent again."""
 
+AFTER_THE_CLIENT: Final = "after-the-client"
+"""The name of tasks that wait for an answer nobody else waits for."""
 _GRACE_S: Final = 1.0
 """A request whose answer never came may still be on its way: its permit is held that much longer."""
 _ORDER_LANE: Final = Charge(Quota("order-lane", 1, 1_000_000, (), refuse_with=RefuseWith.BYBIT), ("order-lane",), 1)
@@ -147,7 +149,7 @@ class Attempts:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            self._tasks.spawn(self._after_the_client(task, ask, story.request_id), "after-the-client")
+            self._tasks.spawn(self._after_the_client(task, ask, story.request_id), AFTER_THE_CLIENT)
             raise
 
     async def _acquire(self, ask: Ask, until_us: int, story: Story) -> Permit | Refused:

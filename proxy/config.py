@@ -7,13 +7,15 @@ are kept for container platforms: REDIS_URL, LOG_LEVEL, WORKERS, CACHE_TTL; the 
 from __future__ import annotations
 
 import ipaddress
+import re
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from policies.admission import Counts, Quota
 from policies.identity_schema import IdentitySection
@@ -42,6 +44,7 @@ SHORT_NAMES: Final[Mapping[str, Place]] = {
 }
 TABLES: Final = Path(__file__).parent.parent / "policies" / "bybit.yaml"
 
+_HOST: Final = re.compile(r"[0-9a-f:]+|(?!-)[a-z0-9_-]{1,63}(?:\.(?!-)[a-z0-9_-]{1,63})*")
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -57,9 +60,18 @@ class ListenSection(Section):
     trusted_header: Literal["x-forwarded-for", "forwarded"] = Field(
         default="x-forwarded-for", description="The header by which they give it; the other one is never read."
     )
-    max_body: SizeBytes = Field(default=10 << 20, description="A longer request body is refused with 413.")
-    max_target: SizeBytes = Field(default=16 << 10, description="A longer request line is refused with 431.")
-    max_header: SizeBytes = Field(default=16 << 10, description="A longer header line is refused with 431.")
+    max_body: SizeBytes = Field(
+        default=10 << 20, ge=1 << 10, le=1 << 30, description="A longer request body is refused with 413."
+    )
+    max_bodies: SizeBytes = Field(
+        default=256 << 20, ge=1 << 10, le=1 << 40, description="All request bodies at one time; beyond it, 503."
+    )
+    max_target: SizeBytes = Field(
+        default=16 << 10, ge=1 << 10, le=1 << 20, description="A longer request line is refused with 431."
+    )
+    max_header: SizeBytes = Field(
+        default=16 << 10, ge=1 << 10, le=1 << 20, description="A longer header line is refused with 431."
+    )
     max_headers: Annotated[int, Field(ge=8, le=1000)] = Field(default=128, description="Header lines of a request.")
     body_timeout: PositiveDurationUs = Field(
         default=20_000_000, description="A request body must have arrived within this time."
@@ -123,15 +135,15 @@ class UpstreamSection(Section):
     @classmethod
     def _base_url(cls, value: str) -> str:
         expected = "expected a base URL such as https://api.bybit.com, with nothing behind the host"
+        if "@" in value:
+            raise ValueError(f"{expected}, got one with a user name")  # not repeated: there may be a password in it
         try:
             parts = urlsplit(value)
             port = parts.port
         except ValueError:
             raise ValueError(f"{expected}, got {value!r}") from None
-        if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        if parts.scheme not in {"http", "https"} or not _HOST.fullmatch(parts.hostname or "") or port == 0:
             raise ValueError(f"{expected}, got {value!r}")
-        if "@" in parts.netloc:
-            raise ValueError(f"{expected}, got one with a user name")
         if parts.path.strip("/") or "?" in value or "#" in value:
             raise ValueError(f"{expected}, got {value!r}")
         return f"{parts.scheme}://{parts.netloc}"
@@ -139,8 +151,14 @@ class UpstreamSection(Section):
     @field_validator("ca_file")
     @classmethod
     def _readable(cls, value: str | None) -> str | None:
-        if value is not None and not Path(value).is_file():
+        if value is None:
+            return value
+        if not Path(value).is_file():
             raise ValueError(f"expected a file of PEM certificates, there is none at {value!r}")
+        try:
+            ssl.create_default_context(cafile=value)
+        except (ssl.SSLError, OSError):
+            raise ValueError(f"expected a file of PEM certificates, {value!r} holds none") from None
         return value
 
     @property
@@ -163,8 +181,9 @@ class StoreSection(Section):
     @classmethod
     def _known_store(cls, value: str) -> str:
         if value != "memory://":
-            scheme = value.partition("://")[0]
-            raise ValueError(f"expected memory:// (this version has no other store), got the scheme {scheme!r}")
+            scheme, found, _ = value.partition("://")
+            got = f"got the scheme {scheme!r}" if found else "got something without a scheme"
+            raise ValueError(f"expected memory:// (this version has no other store), {got}")
         return value
 
 
@@ -216,6 +235,12 @@ class Config(Section):
         if value > 1:
             raise ValueError(f"expected 1, got {value}: processes cannot share the limits of a memory:// store")
         return value
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> Config:
+        if self.admin.port is not None and self.admin.port == self.listen.port != 0:
+            raise ValueError(f"admin.port: expected another port than listen.port, got {self.admin.port} for both")
+        return self
 
     def quotas(self, counts: Counts) -> tuple[Quota, ...]:
         rules = tuple(rule.compiled() for rule in self.limits if rule.counts is counts)

@@ -145,13 +145,18 @@ class Gateway:
             entry = self._l1.get(asked.key, story.began_us)
             if entry is not None:
                 return self._hit(entry, request, story, request_id)
-            if not any(name in request.headers for name in _CONDITIONS):
-                ask = await read_ask(request, asked, self._body_limits)
-                return await self._collapsed(ask, asked, request, story, request_id)
-        if asked.route.candles:
+        fetch = asked.candles is not None and self._l1 is not None
+        if fetch and any(name in request.headers for name in _CONDITIONS):
+            fetch = False
+        if asked.route.candles and not fetch:
             story.cache = "bypass"
         ask = await read_ask(request, asked, self._body_limits)
-        return await self._forward(ask, request, story, request_id)
+        try:
+            if fetch:
+                return await self._collapsed(ask, asked, request, story, request_id)
+            return await self._forward(ask, request, story, request_id)
+        finally:
+            self._body_limits.release(len(ask.body))
 
     async def _admit(self, asked: Asked) -> Refused | None:
         """The quotas that a client spends by asking, whether the exchange hears of it or not."""

@@ -28,12 +28,15 @@ class TaskOwner:
         task.add_done_callback(self._reported if reported else self._tasks.discard)
         return task
 
-    async def drain(self, seconds: float) -> int:
-        """Wait for the running tasks; the answer is how many have not ended in time."""
-        if not self._tasks:
-            return 0
-        _, pending = await asyncio.wait(set(self._tasks), timeout=seconds)
-        return len(pending)
+    async def drain(self, seconds: float, *names: str) -> int:
+        """Wait for the running tasks whose names begin so; the answer is how many have not ended in time."""
+        ends = asyncio.get_running_loop().time() + seconds
+        while running := [task for task in self._tasks if task.get_name().startswith(names)]:
+            left_s = ends - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                return len(running)
+            await asyncio.wait(running, timeout=left_s)  # what one ends with may be the beginning of another
+        return 0
 
     async def close(self) -> None:
         """Cancel what is left and wait for its end."""

@@ -19,7 +19,8 @@ _INT: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _FLOAT: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
 _WORDS: Final = {"true": True, "false": False, "null": None, "~": None, "": None}
 _PLAIN_TAGS: Final = frozenset(
-    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value")
+    f"tag:yaml.org,2002:{name}"
+    for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value", "seq", "map")
 )
 _MAX_NODES: Final = 100_000
 _MAX_DEPTH: Final = 50
@@ -69,6 +70,9 @@ def parse(text: str, source: str) -> Document:
     except yaml.YAMLError as error:
         document.problems.append(Problem(source, None, "", f"not readable as YAML: {error}"))
         return document
+    except RecursionError:
+        document.problems.append(Problem(source, None, "", "too large or too deep for a configuration"))
+        return document
     if node is not None:
         document.data = _Builder(document).build(node, ())
     return document
@@ -107,17 +111,14 @@ class _Builder:
             if self._nodes == _MAX_NODES + 1 or len(place) == _MAX_DEPTH + 1:
                 self._problem(line, place, "too large or too deep for a configuration")
             return None
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, line, place)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(child, (*place, index)) for index, child in enumerate(node.value)]
-        return self._mapping(node, place)
-
-    def _scalar(self, node: yaml.ScalarNode, line: int, place: Place) -> Any:
         if node.tag not in _PLAIN_TAGS:
             self._problem(line, place, f"expected a plain value, got the tag {node.tag}")
             return None
-        return scalar(node.value) if node.style is None else node.value
+        if isinstance(node, yaml.ScalarNode):
+            return scalar(node.value) if node.style is None else node.value
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(child, (*place, index)) for index, child in enumerate(node.value)]
+        return self._mapping(node, place)
 
     def _mapping(self, node: yaml.Node, place: Place) -> dict[str, Any]:
         data: dict[str, Any] = {}

@@ -114,6 +114,32 @@ async def test_a_request_in_flight_is_finished_before_the_process_ends() -> None
     assert started.returncode == 0
 
 
+async def test_the_fate_of_a_write_whose_client_has_gone_is_logged_even_at_the_end() -> None:
+    port, asked, release = free_port(), asyncio.Event(), asyncio.Event()
+
+    async def later(_: Seen, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await release.wait()
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"retCode":0}')
+
+    async with recorder(later) as upstream:
+        with process("run", GATEWAY__UPSTREAM__URL=upstream.url, GATEWAY__LISTEN__PORT=str(port)) as started:
+            await asyncio.to_thread(wait_until_ready, port, started)
+            _, client = await asyncio.open_connection("127.0.0.1", port)
+            client.write(b"POST /v5/order/create HTTP/1.1\r\nHost: me\r\nContent-Length: 2\r\n\r\n{}")
+            await asyncio.wait_for(asked.wait(), 10)
+            client.close()
+            await asyncio.sleep(0.3)
+            started.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            release.set()
+            output, _ = await asyncio.to_thread(started.communicate, timeout=20)
+
+    events = [json.loads(line) for line in output.splitlines()]
+    orphaned = next(event for event in events if event["event"] == "orphaned_write")
+    assert (orphaned["status"], orphaned["ret_code"]) == (200, 0)
+
+
 @pytest.mark.parametrize("command", [["run"], ["check"]])
 def test_a_wrong_file_starts_nothing_and_says_everything(tmp_path: Path, command: list[str]) -> None:
     path = tmp_path / "c.yaml"

@@ -287,6 +287,10 @@ GOOD = [
 """What editors must not call wrong."""
 
 BEYOND_A_SCHEMA = {
+    "header_of_nothing",
+    "one_port_for_both",
+    "store_without_scheme",
+    "upstream_host_with_two_dots",
     "bucket_without_burst",
     "burst_above_quota",
     "burst_without_bucket",

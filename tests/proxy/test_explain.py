@@ -150,8 +150,8 @@ def test_what_is_not_forwarded_says_why(
 
 
 def test_a_body_that_is_too_long_is_not_forwarded() -> None:
-    config = json.dumps({"LISTEN": {"max_body": "10B"}})
-    answer = explained("POST", "/v5/order/create", "x" * 11, config=config)
+    config = json.dumps({"LISTEN": {"max_body": "1KiB"}})
+    answer = explained("POST", "/v5/order/create", "x" * 1025, config=config)
     assert (answer["forwarded"], answer["status"]) == (False, 413)
 
 
