@@ -12,6 +12,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from bench.answers import KLINE_TARGET
 from bench.report import Report, Row
 from policies.admission import Admitted, Charge, Quota, WindowKind, admit
+from policies.window import CompletionLog
 from proxy.app import App
 from proxy.clock import Clock
 from proxy.config import Config, load_routes
@@ -34,6 +35,7 @@ def measure(report: Report, rounds: int, seconds: float) -> None:
 
 async def _measure(report: Report, rounds: int, seconds: float) -> None:
     subjects: list[tuple[str, str, str, Callable[[], Awaitable[None]]]] = []
+    subjects.append(("admission", "windows alone: wait + take + complete, 3 completion logs", "ns", _windows()))
     for rules in _RULES:
         label = f"{rules} rule{'s' if rules > 1 else ''}"
         subjects.append(("admission", f"policies: admit + complete, {label}", "ns", _pure(rules)))
@@ -73,6 +75,26 @@ def _ticking() -> Clock:
     """A clock that moves on by 0.1 ms each time it is read, so that windows fill and slide as under load."""
     instants: Iterator[int] = iter(range(1_700_000_000_000_000, 1 << 62, _STEP_US))
     return instants.__next__
+
+
+def _windows() -> Callable[[], Awaitable[None]]:
+    """Three windows of one request, without what is around them."""
+    one, two, three = (CompletionLog(limit, _WINDOW_US) for limit in (60_000, 80_000, 100_000))
+    clock = _ticking()
+
+    async def batch() -> None:
+        for _ in range(_BATCH):
+            now_us = clock()
+            if one.wait_us(1, now_us) or two.wait_us(1, now_us) or three.wait_us(1, now_us):
+                raise AssertionError("the windows are never full here")
+            one.take(1, now_us)
+            two.take(1, now_us)
+            three.take(1, now_us)
+            one.complete(1, now_us)
+            two.complete(1, now_us)
+            three.complete(1, now_us)
+
+    return batch
 
 
 def _pure(rules: int) -> Callable[[], Awaitable[None]]:

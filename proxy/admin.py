@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import itertools
 import math
 import secrets
@@ -32,7 +33,15 @@ class Admin:
     """`ready` is switched by the app: true once everything listens, false again while it drains."""
 
     def __init__(
-        self, *, metrics: Metrics, store: Store, limiter: Limiter, l1: L1 | None, clock: Clock, sink: Sink | None
+        self,
+        *,
+        metrics: Metrics,
+        store: Store,
+        limiter: Limiter,
+        l1: L1 | None,
+        clock: Clock,
+        sink: Sink | None,
+        token: str | None = None,
     ) -> None:
         self._metrics = metrics
         self._store = store
@@ -41,6 +50,7 @@ class Admin:
         self.config_state: Callable[[], dict[str, object]] | None = None
         self._clock = clock
         self._sink = sink
+        self._token = None if token is None else token.encode()
         self._began_us = clock()
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
@@ -66,6 +76,8 @@ class Admin:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         request_id = f"{self._prefix}{next(self._numbers):08x}".encode()
+        if not self._may_see(request):
+            return errors.unauthorized_page(request_id)
         page = self._pages.get(request.raw_path.partition("?")[0])
         if page is None:
             return errors.plain(404, "not-found", "The gateway has no such page.", request_id)
@@ -80,6 +92,13 @@ class Admin:
             (b"Content-Length", b"%d" % len(body)),
         ]
         return Whole(head(status, lines), body)
+
+    def _may_see(self, request: web.BaseRequest) -> bool:
+        """Health and metrics are for probes and scrapers; what tells of clients needs the token, when there is one."""
+        if self._token is None or not request.raw_path.startswith("/gateway"):
+            return True
+        kind, _, given = request.headers.get("Authorization", "").partition(" ")
+        return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
 
     async def _live(self) -> tuple[int, bytes, bytes]:
         """The process answers: that is all that liveness means."""

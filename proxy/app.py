@@ -86,7 +86,13 @@ class App:
             body_limits=BodyLimits(config.listen.max_body, config.listen.body_timeout, config.listen.max_bodies),
         )
         self.admin = Admin(
-            metrics=self.metrics, store=self.store, limiter=self.limiter, l1=self.l1, clock=self.clock, sink=sink
+            metrics=self.metrics,
+            store=self.store,
+            limiter=self.limiter,
+            l1=self.l1,
+            clock=self.clock,
+            sink=sink,
+            token=None if config.admin.token is None else config.admin.token.get_secret_value(),
         )
         self.reloader: Reloader | None = None
         if source is not None:

@@ -31,6 +31,7 @@ from policies.schema import (
     SizeBytes,
     unique_names,
 )
+from policies.secret_text import TokenText
 from proxy import yamlfile
 from proxy.config_problems import ConfigError, explained, spread
 from proxy.yamlfile import Place, Problem
@@ -93,6 +94,9 @@ class ListenSection(Section):
 
 class AdminSection(Section):
     host: str = Field(default="127.0.0.1", description="Address of the port of the pages, when they have one.")
+    token: TokenText | None = Field(
+        default=None, description="Asked for on /gateway pages: `Authorization: Bearer ...`. Null: nobody is asked."
+    )
     port: Port | None = Field(
         default=None, description="Null: /health, /metrics and /gateway on the traffic port; a number: on their own."
     )

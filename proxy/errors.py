@@ -127,6 +127,13 @@ def internal(request_id: bytes) -> Whole:
     return _answer(500, "internal-error", body, request_id, [_TEXT])
 
 
+def unauthorized_page(request_id: bytes) -> Whole:
+    """401 for a page of ours that needs the admin token."""
+    body = b"This page needs the admin token: Authorization: Bearer ...\n"
+    lines = [_TEXT, (b"WWW-Authenticate", b"Bearer")]
+    return _answer(401, "unauthorized", body, request_id, lines)
+
+
 def plain(status: int, reason: str, detail: str, request_id: bytes) -> Whole:
     return _answer(status, reason, f"{detail}\n".encode(), request_id, [_TEXT])
 

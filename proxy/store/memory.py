@@ -35,6 +35,7 @@ class MemoryStore:
         if reservation.id in self._taken:
             return Admitted()
         now_us = self._clock()
+        self._forget_idle(now_us)
         states = [(charge, self._window(charge)) for charge in reservation.charges]
         admission = admit(states, now_us)
         if isinstance(admission, Admitted):
@@ -43,7 +44,9 @@ class MemoryStore:
         return admission
 
     async def spend(self, charges: tuple[Charge, ...]) -> Admission:
-        return admit([(charge, self._window(charge)) for charge in charges], self._clock())
+        now_us = self._clock()
+        self._forget_idle(now_us)
+        return admit([(charge, self._window(charge)) for charge in charges], now_us)
 
     async def complete(self, reservation: Reservation) -> None:
         now_us = self._clock()
@@ -66,7 +69,7 @@ class MemoryStore:
 
     async def usage(self) -> list[Usage]:
         now_us = self._clock()
-        self._forget_removed(now_us)
+        self._sweep(now_us)
         return [
             Usage(key, kept.quota, kept.window.used(now_us), kept.window.wait_us(1, now_us))
             for key, kept in self._windows.items()
@@ -75,7 +78,7 @@ class MemoryStore:
     def _window(self, charge: Charge) -> Window:
         kept = self._windows.get(charge.key)
         if kept is None:
-            self._forget_idle()
+            self._until_sweep -= 1
             quota = self._today(charge.quota)
             kept = self._windows[charge.key] = _Kept(quota, quota.new_window())
         elif kept.quota is not charge.quota:
@@ -100,12 +103,15 @@ class MemoryStore:
             if self._windows[key].window.idle(now_us):
                 del self._windows[key]
 
-    def _forget_idle(self) -> None:
-        """Windows of clients that have gone would otherwise pile up, one for each address ever seen."""
-        self._until_sweep -= 1
-        if self._until_sweep > 0:
-            return
-        now_us = self._clock()
+    def _sweep(self, now_us: int) -> None:
         for key in [key for key, kept in self._windows.items() if kept.window.idle(now_us)]:
             del self._windows[key]
-        self._until_sweep = max(_SWEEP_EVERY, len(self._windows))
+
+    def _forget_idle(self, now_us: int) -> None:
+        """Windows of clients that have gone would otherwise pile up, one for each address ever seen.
+
+        Only between two admissions: within one, a window that is not yet taken from looks idle too.
+        """
+        if self._until_sweep <= 0:
+            self._sweep(now_us)
+            self._until_sweep = max(_SWEEP_EVERY, len(self._windows))

@@ -19,10 +19,10 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from policies.schema import DEFAULT_LIMITS
 from proxy.config import PREFIX, SHORT_NAMES
@@ -110,7 +110,7 @@ def running(directory: Path) -> Iterator[Chain]:
     clock = Clock()
     direct = FakeBybit(settings=_patient(), clock=clock)
     behind = FakeBybit(settings=_patient(), clock=clock, tls=True, tls_dir=directory)
-    with _served(direct, behind), _gateway(behind, directory) as gateway_url:
+    with served(direct, behind), _gateway(behind, directory) as gateway_url:
         yield Chain(direct, behind, clock, gateway_url)
 
 
@@ -120,15 +120,15 @@ def _patient() -> Settings:
 
 
 @contextmanager
-def _served(*exchanges: FakeBybit) -> Iterator[None]:
-    up: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+def served(*servers: AbstractAsyncContextManager[Any]) -> Iterator[list[Any]]:
+    """Run servers on a loop and a thread of their own; what they are entered as comes in their order."""
+    up: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, list[Any]]] = Future()
 
     async def serve() -> None:
         stop = asyncio.Event()
         async with AsyncExitStack() as stack:
-            for exchange in exchanges:
-                await stack.enter_async_context(exchange)
-            up.set_result((asyncio.get_running_loop(), stop))
+            entered = [await stack.enter_async_context(server) for server in servers]
+            up.set_result((asyncio.get_running_loop(), stop, entered))
             await stop.wait()
 
     def work() -> None:
@@ -139,15 +139,15 @@ def _served(*exchanges: FakeBybit) -> Iterator[None]:
                 raise
             up.set_exception(error)
 
-    thread = threading.Thread(target=work, name="exchanges", daemon=True)
+    thread = threading.Thread(target=work, name="servers", daemon=True)
     thread.start()
-    loop, stop = up.result(_START_S)
+    loop, stop, entered = up.result(_START_S)
     try:
-        yield
+        yield entered
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(_STOP_S)
-        assert not thread.is_alive(), "the exchanges did not stop"
+        assert not thread.is_alive(), "the servers did not stop"
 
 
 @contextmanager

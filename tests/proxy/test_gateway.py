@@ -248,6 +248,19 @@ async def test_pages_can_live_on_a_port_of_their_own() -> None:
         assert [seen.target for seen in upstream.seen] == [b"/health/live"]
 
 
+async def test_pages_that_tell_of_clients_can_be_locked() -> None:
+    """With an admin token, /gateway pages ask for it; probes and scrapers are not asked."""
+    async with recorder() as upstream, gateway(upstream.url, admin__token="open-sesame") as app:
+
+        async def ask(path: str, line: str = "") -> int:
+            return (await exchange_bytes(app.port, f"GET {path} HTTP/1.1\r\nHost: me\r\n{line}\r\n".encode())).status
+
+        assert await ask("/gateway/limits") == 401
+        assert await ask("/gateway/limits", "Authorization: Bearer wrong-sesame\r\n") == 401
+        assert await ask("/gateway/limits", "Authorization: Bearer open-sesame\r\n") == 200
+        assert [await ask(path) for path in ("/health", "/health/live", "/metrics")] == [200] * 3
+
+
 async def test_limits_show_what_is_used() -> None:
     async with recorder() as upstream, gateway(upstream.url) as app:
         for _ in range(3):
