@@ -34,7 +34,7 @@ format: .venv/.dev
 
 bench: .venv/.bench
 	deploy/install-packages nginx wrk
-	.venv/bench/bin/python -m bench
+	.venv/bench/bin/python -m bench $(ARGS)
 
 # The lock files: every version and hash, no registry address. Needs uv (`pip install uv`).
 LOCK := uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --python-version 3.11 -q

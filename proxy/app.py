@@ -17,6 +17,7 @@ from policies.quantities import duration_text
 from policies.routing import RouteTable
 from proxy import log
 from proxy.admin import Admin
+from proxy.advice import advice
 from proxy.attempts import AFTER_THE_CLIENT, Attempts
 from proxy.body import BodyLimits
 from proxy.cache import L1
@@ -215,8 +216,9 @@ async def serve(config: Config, routes: RouteTable, sink: Sink, source: Source) 
         sys.stderr.write("".join(f"{line}\n" for line in banner(config, app.port)))
         sys.stderr.flush()
         logger.info("started", port=app.port, upstream=config.upstream.url, rules=[rule.name for rule in config.limits])
-        if config.upstream.plain_and_remote:
-            logger.warning("plain_upstream", upstream=config.upstream.url, remedy="use https:// beyond this machine")
+        for warning in advice(config):
+            sys.stderr.write(f"WARNING: {warning}\n")
+            logger.warning("doubtful_configuration", warning=warning)
         await stop.wait()
         logger.info("draining", waiting=app.limiter.waiting)
     logger.info("stopped")

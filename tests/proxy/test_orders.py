@@ -11,7 +11,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from policies.admission import Refused
+from policies.orders import must_wait, operations
 from proxy.app import App
+from proxy.ask import Ask
+from proxy.telemetry import Story
+from proxy.upstream import Reply
 from tests.fake_bybit import FakeBybit, Settings
 from tests.gateway_fixture import gateway, url
 from tests.raw_http import exchange_bytes
@@ -62,6 +67,63 @@ async def test_a_cancel_never_arrives_before_its_create(seed: int) -> None:
             link = f"link-{seed}-{number}"
             assert place["create", link] < place["cancel", link]
         assert [reply["retCode"] for reply in replies] == [0] * 16
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_random_streams_of_orders_never_break_a_dependency(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Creates, amends, cancels, cancel-alls and batches of two symbols, fired without waiting, over a jittered wire:
+    whatever must come after another arrives after it."""
+    dice = random.Random(seed)
+    stream: list[tuple[str, dict[str, Any]]] = []
+    for number in range(40):
+        symbol = dice.choice(["BTCUSDT", "ETHUSDT"])
+        link = f"s{seed}-{dice.randrange(12)}"
+        match dice.randrange(8):
+            case 0 | 1 | 2:
+                stream.append(("/v5/order/create", new(f"s{seed}-n{number}", symbol) | {"orderLinkId": link}))
+            case 3:
+                stream.append(("/v5/order/amend", {"symbol": symbol, "orderLinkId": link, "price": "1001"}))
+            case 4 | 5:
+                stream.append(("/v5/order/cancel", {"symbol": symbol, "orderLinkId": link}))
+            case 6:
+                items = [new(f"s{seed}-{dice.randrange(12)}", symbol) for _ in range(2)]
+                stream.append(("/v5/order/create-batch", {"request": items}))
+            case _:
+                stream.append(("/v5/order/cancel-all", {"symbol": symbol}))
+
+    arrived: list[int] = []
+
+    async def answer(request: Seen, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(dice.random() * 0.02)  # on its way there
+        arrived.append(json.loads(request.body)["mark"])
+        await asyncio.sleep(dice.random() * 0.02)
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"retCode":0}')
+
+    asked: list[int] = []
+    async with (
+        recorder(answer) as upstream,
+        gateway(upstream.url, limits=OPEN) as app,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        send = app.attempts.send
+
+        async def noted(ask: Ask, story: Story) -> Reply | Refused:
+            asked.append(json.loads(ask.body)["mark"])  # the order in which the gateway was asked
+            return await send(ask, story)
+
+        monkeypatch.setattr(app.attempts, "send", noted)
+        async with asyncio.TaskGroup() as group:
+            for mark, (path, fields) in enumerate(stream):
+                group.create_task(post(session, app, path, mark=mark, **fields))
+                await asyncio.sleep(0.002)
+
+    assert sorted(arrived) == list(range(len(stream)))
+    place = {mark: position for position, mark in enumerate(arrived)}
+    done = [operations(path, {"category": "linear", **fields}) for path, fields in stream]
+    for position, later in enumerate(asked):
+        for earlier in asked[:position]:
+            if any(must_wait(a, b) for a in done[later] for b in done[earlier]):
+                assert place[earlier] < place[later], (stream[earlier], stream[later])
 
 
 async def test_independent_symbols_stay_parallel() -> None:
