@@ -19,6 +19,8 @@ _LONGEST_TRIP_US: Final = 2_000_000
 _LARGEST_OFFSET_US: Final = 600_000_000
 """A clock that is wrong by more is not one."""
 _AGREEMENT_US: Final = 1_000_000
+_FRESH_US: Final = 30_000_000
+"""Nobody is refused on the word of an older answer: who is refused causes none, and clocks are set meanwhile."""
 _DRIFT_PPM: Final = 500
 AHEAD_US: Final = 1_000_000
 """The exchange accepts `timestamp < server_time + 1000 ms`, whatever the receive window."""
@@ -86,7 +88,7 @@ class Skew:
 
     def judge(self, timestamp_us: int, expiry_us: int, now_us: int) -> Clock:
         """A request that leaves now: is its timestamp certainly too far ahead, or certainly expired?"""
-        if not self.known:
+        if not self.known or now_us - self._samples[-1].at_us > _FRESH_US:
             return Clock.GOOD
         server_us = now_us + self.offset_us
         longest_us = max(self._samples).trip_us

@@ -227,7 +227,7 @@ def _name(error: BaseException) -> str:
     """A bounded word for a failure: messages of the library can hold the URL, and so a signature."""
     if isinstance(error, asyncio.TimeoutError):
         return "upstream-timeout"
-    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError):
         return "upstream-disconnected"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "upstream-truncated"

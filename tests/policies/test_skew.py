@@ -111,3 +111,15 @@ def test_an_answer_that_took_for_ever_teaches_nothing() -> None:
         skew.observe(now, now + 10_000_000, now // 1000)
 
     assert not skew.known
+
+
+def test_nobody_is_locked_out_by_what_was_learned_long_ago() -> None:
+    """Refused requests bring no new stamps: what they are refused for must end by itself."""
+    skew = Skew()
+    for number in range(3):
+        now = NOW + number * 10**6
+        skew.observe(now, now + 1_000, (now + 500) // 1000)
+    ahead = NOW + 2_000_000 + 5_000_000
+
+    assert skew.judge(ahead, ahead + 5_000_000, NOW + 2_000_000) is Clock.AHEAD
+    assert skew.judge(ahead + 40_000_000, ahead + 45_000_000, NOW + 40_000_000) is Clock.GOOD

@@ -124,6 +124,16 @@ async def test_a_read_on_a_dead_connection_is_sent_again_and_counted_again() -> 
         assert await used(app, "some") == 3
 
 
+async def test_a_read_on_a_connection_that_was_reset_is_sent_again() -> None:
+    """The usual form of a connection that died while idle."""
+    async with FakeBybit() as exchange, gateway(exchange.url, limits=[]) as app:
+        get = b"GET /v5/market/time HTTP/1.1\r\nHost: me\r\n\r\n"
+        assert (await exchange_bytes(app.port, get)).status == 200
+        exchange.faults.add({"kind": "reset_before", "count": 1})
+        assert (await exchange_bytes(app.port, get)).status == 200
+        assert exchange.stats.requests == 3
+
+
 async def test_a_write_on_a_dead_connection_is_never_sent_again() -> None:
     upstream_requests = 0
 
