@@ -138,16 +138,16 @@ def _checked() -> Callable[[], Awaitable[None]]:
     """The gateway's own steps before it looks into the cache, with a quota per client that never binds."""
     rule = {"name": "per-ip", "partition": ["ip"], "quota": _MANY, "counts": "requests"}
     routes = load_routes()
-    gateway = App(Config.model_validate({"limits": [rule]}), routes).gateway
+    app = App(Config.model_validate({"limits": [rule]}), routes)
     headers = CIMultiDict({"Host": "127.0.0.1", "Accept": "*/*", "User-Agent": "bench"})
     request = _Request("GET", KLINE_TARGET, "127.0.0.1", CIMultiDictProxy(headers))
 
-    describe = gateway._describer.describe  # noqa: SLF001  # the steps, without the server
+    door = app.door
+    describe = app.gateway._describer.describe  # noqa: SLF001  # the steps, without the server
 
     async def batch() -> None:
         for _ in range(_BATCH):
             asked = describe(request.method, request.raw_path, request.remote, request.headers)
-            refused = await gateway._admit(asked)  # noqa: SLF001
-            assert refused is None
+            assert door.spend_now(asked.claim) is not None
 
     return batch

@@ -55,6 +55,10 @@ class WaitingRoom:
     def __len__(self) -> int:
         return self._of_class.total()
 
+    @property
+    def empty(self) -> bool:
+        return not self._lanes
+
     def waiting(self, priority: Priority) -> int:
         return self._of_class[priority]
 

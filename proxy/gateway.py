@@ -137,9 +137,14 @@ class Gateway:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             raise Malformed(501, "no-websocket", "WebSocket streams are not forwarded: connect to the stream host")
 
-        refused = await self._admit(asked)
-        if refused is not None:
-            return self._limited(refused, asked.descriptor, story, request_id)
+        claim = asked.claim
+        if claim.charges:  # the quotas that a client spends by asking, whether the exchange hears of it or not
+            self._metrics.limit_hits.counts[_limited_as(asked.descriptor)] += 1
+            spent = self._door.spend_now(claim)
+            answer = await self._door.spend(claim) if spent is None else spent
+            if isinstance(answer, Refused):
+                return self._limited(answer, asked.descriptor, story, request_id)
+            self._telemetry.count_admitted(claim.charges, answer)
 
         if self._l1 is not None and asked.candles is not None:
             entry = self._l1.get(asked.key, story.began_us)
@@ -157,17 +162,6 @@ class Gateway:
             return await self._forward(ask, request, story, request_id)
         finally:
             self._body_limits.release(len(ask.body))
-
-    async def _admit(self, asked: Asked) -> Refused | None:
-        """The quotas that a client spends by asking, whether the exchange hears of it or not."""
-        if not asked.claim.charges:
-            return None
-        self._metrics.limit_hits.inc(_limited_as(asked.descriptor))
-        spent = await self._door.spend(asked.claim)
-        if isinstance(spent, Refused):
-            return spent
-        self._telemetry.count_admitted(asked.claim.charges, spent)
-        return None
 
     async def _collapsed(
         self, ask: Ask, asked: Asked, request: web.BaseRequest, story: Story, request_id: bytes
@@ -254,8 +248,8 @@ class Gateway:
         variant = entry.variant(request.headers.get("Accept-Encoding"))
         story.source, story.cache, story.status = "cache", "hit", 200
         story.body_bytes = len(variant.body)
-        self._metrics.cache_operations.inc(_HIT)
-        self._metrics.candles.inc(_FROM_CACHE, entry.rows)
+        self._metrics.cache_operations.counts[_HIT] += 1
+        self._metrics.candles.counts[_FROM_CACHE] += entry.rows
         age_s = (now_us - entry.stored_us) // 1_000_000
         ttl_s = (entry.expires_us - now_us) // 1_000_000
         lines = b"%bAge: %d\r\nCache-Status: bybit-gateway; hit; ttl=%d\r\nX-Request-Id: %b\r\n" % (

@@ -110,6 +110,14 @@ class Limiter:
             binding = claim.charges[0]
         return await self._queue(claim, binding, wait_us)
 
+    def spend_now(self, claim: Claim) -> Admitted | None:
+        """The usual end of spend(), without a suspension: nobody waits, there is room, the store is here."""
+        if self._room.empty:
+            admission = self._store.spend_now(claim.charges)
+            if isinstance(admission, Admitted):
+                return admission
+        return None
+
     async def spend(self, claim: Claim) -> Admitted | Refused:
         """acquire() for quotas that no reply ends: what was taken needs no permit to be kept and completed."""
         if not self._room.must_queue(claim.charges, claim.priority, self._clock()):

@@ -50,7 +50,7 @@ class Telemetry:
         decisions = self.metrics.decisions
         if not admitted.over and not admitted.near:
             for charge in charges:
-                decisions.inc((charge.quota.name, "within"))
+                decisions.counts[charge.quota.name, "within"] += 1
             return
         for charge in charges:
             result = "shadow" if charge in admitted.over else "near" if charge in admitted.near else "within"
@@ -78,7 +78,7 @@ class Telemetry:
         metrics = self.metrics
         took_us = self._clock() - story.began_us
         source = story.source
-        metrics.requests.inc((story.endpoint, _CLASSES.get(story.status // 100, "none"), source))
+        metrics.requests.counts[story.endpoint, _CLASSES.get(story.status // 100, "none"), source] += 1
         metrics.added.observe((source,), took_us - story.waited_us - story.upstream_us)
         if source == "gateway":
             metrics.errors.labels(story.outcome or "none").inc()

@@ -39,6 +39,10 @@ class Store(Protocol):
         """Take all charges or none, of windows that no completion ends: nothing is remembered of it."""
         ...
 
+    def spend_now(self, charges: tuple[Charge, ...]) -> Admission | None:
+        """spend() where that takes no suspension; None where somebody has to be asked."""
+        ...
+
     async def complete(self, reservation: Reservation) -> None:
         """The reply is here: held windows run on from now."""
         ...

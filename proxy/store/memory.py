@@ -44,6 +44,9 @@ class MemoryStore:
         return admission
 
     async def spend(self, charges: tuple[Charge, ...]) -> Admission:
+        return self.spend_now(charges)
+
+    def spend_now(self, charges: tuple[Charge, ...]) -> Admission:
         now_us = self._clock()
         self._forget_idle(now_us)
         return admit([(charge, self._window(charge)) for charge in charges], now_us)

@@ -383,7 +383,7 @@ async def test_a_mistake_of_ours_is_a_clean_500(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("secret-in-the-exception")
 
     async with recorder() as upstream, gateway(upstream.url) as app:
-        monkeypatch.setattr(app.gateway, "_admit", explode)
+        monkeypatch.setattr(app.gateway._telemetry, "count_admitted", explode)
         answer = await exchange_bytes(app.port, GET)
 
         assert (answer.status, answer.get("X-Gateway")) == (500, "internal-error")
