@@ -237,7 +237,7 @@ class LimitSection(Section):
         if self.refuse_with is RefuseWith.BYBIT and self.counts is Counts.UPSTREAM:
             return WindowKind.HELD
         long = self.quota.window_us >= _LONG_US and self.quota.limit > _FEW
-        return WindowKind.SLOTTED if long else WindowKind.SENT
+        return WindowKind.SLOTTED if long or self.quota.limit > _MANY else WindowKind.SENT
 
     def _is_shared_by_all(self) -> bool:
         """One window for every request that is sent: the one in which the less urgent are spaced out."""
@@ -305,6 +305,8 @@ class CacheSection(Section):
 _LONG_US: Final = 60_000_000
 """From a minute on a window is kept in slots, unless it holds so few that keeping each is as cheap, and exact."""
 _FEW: Final = 100
+_MANY: Final = 10_000
+"""A window of more than that is kept in slots whatever its length: a stamp for each is memory without need."""
 _LEAST_SPACED: Final = 50
 """A smaller window is an account's own, or too coarse to be spaced out."""
 

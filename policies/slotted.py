@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Final
 
 SLOTS: Final = 64
+_NEVER: Final = 1 << 63
 
 
 class SlottedWindow:
-    __slots__ = ("_first", "_slot_us", "_sums", "_total", "limit", "window_us")
+    __slots__ = ("_expires_us", "_first", "_last", "_slot_us", "_sums", "_total", "limit", "window_us")
 
     def __init__(self, limit: int, window_us: int) -> None:
         self.limit = limit
@@ -23,9 +24,14 @@ class SlottedWindow:
         self._sums: list[int] = []
         """Sums of consecutive slots, the oldest first; `_first` is the number of the oldest since the epoch."""
         self._total = 0
+        self._expires_us = _NEVER
+        """When the oldest slot stops counting: until then there is nothing to forget."""
+        self._last = 0
+        """The number of the newest slot."""
 
     def wait_us(self, cost: int, now_us: int) -> int:
-        self._forget(now_us)
+        if now_us >= self._expires_us:
+            self._forget(now_us)
         over = self._total + cost - self.limit
         if over <= 0:
             return 0
@@ -36,13 +42,12 @@ class SlottedWindow:
         return self.window_us  # the cost alone is above the limit: the schema refuses such rules
 
     def take(self, cost: int, now_us: int) -> None:
-        self._forget(now_us)
+        if now_us >= self._expires_us:
+            self._forget(now_us)
         number = now_us // self._slot_us
-        if not self._sums:
-            self._first = number
         # A clock that was read a moment earlier than the last one books into the newest slot: counted longer, not less.
-        while self._first + len(self._sums) <= number:
-            self._sums.append(0)
+        if number > self._last or not self._sums:
+            self._begin(number)
         self._sums[-1] += cost
         self._total += cost
 
@@ -65,9 +70,17 @@ class SlottedWindow:
         self.limit = limit
         if window_us != self.window_us:
             self.window_us, self._slot_us = window_us, max(1, -(-window_us // SLOTS))
-            self._sums, self._total = [], 0
+            self._sums, self._total, self._expires_us = [], 0, _NEVER
             if held:
                 self.take(held, now_us)
+
+    def _begin(self, number: int) -> None:
+        """Open a slot, and those between it and the last one."""
+        if not self._sums:
+            self._first = number
+            self._expires_us = self._expiry(number)
+        self._sums.extend([0] * (number - self._first - len(self._sums) + 1))
+        self._last = number
 
     def _expiry(self, number: int) -> int:
         """When the slot stops counting: its last instant lies in (expiry - window - slot, expiry - window]."""
@@ -81,3 +94,4 @@ class SlottedWindow:
         if gone:
             del self._sums[:gone]
             self._first += gone
+            self._expires_us = self._expiry(self._first) if self._sums else _NEVER
