@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.hdrs import ACCEPT_ENCODING, UPGRADE
 
 from policies import bybit
 from policies.admission import Refused, RefuseWith
@@ -134,7 +135,7 @@ class Gateway:
             if isinstance(asked.refusal, Rejected):
                 raise Unauthorized(asked.refusal.detail, asked.refusal.challenge)
             raise Malformed(400, "bad-target", asked.refusal)
-        if request.headers.get("Upgrade", "").lower() == "websocket":
+        if request.headers.get(UPGRADE, "").lower() == "websocket":
             raise Malformed(501, "no-websocket", "WebSocket streams are not forwarded: connect to the stream host")
 
         claim = asked.claim
@@ -171,7 +172,7 @@ class Gateway:
         if not leads:
             self._metrics.collapsed.labels(story.endpoint).inc()
         answer = await self._flights.join(asked.key, lambda: self._fetch(ask, asked, story))
-        accept_encoding = request.headers.get("Accept-Encoding")
+        accept_encoding = request.headers.get(ACCEPT_ENCODING)
         if not leads and (isinstance(answer, Refused) or not answer.suits(accept_encoding)):
             return await self._forward(ask, request, story, request_id)
         if isinstance(answer, Refused):
@@ -245,7 +246,7 @@ class Gateway:
 
     def _hit(self, entry: Entry, request: web.BaseRequest, story: Story, request_id: bytes) -> Whole:
         now_us = story.began_us
-        variant = entry.variant(request.headers.get("Accept-Encoding"))
+        variant = entry.variant(request.headers.get(ACCEPT_ENCODING))
         story.source, story.cache, story.status = "cache", "hit", 200
         story.body_bytes = len(variant.body)
         self._metrics.cache_operations.counts[_HIT] += 1

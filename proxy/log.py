@@ -170,7 +170,7 @@ class _Stamp:
 
 
 def _render_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
-    return orjson.dumps(event, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(event, str, orjson.OPT_APPEND_NEWLINE)
 
 
 def _render(logger: WrappedLogger, name: str, event: EventDict) -> bytes:
