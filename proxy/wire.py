@@ -63,7 +63,8 @@ class Whole(web.StreamResponse):
             raise ConnectionResetError("the client has gone")
         self._keeps = request.keep_alive and not self._close
         body = b"" if request.method == "HEAD" else self._body_bytes
-        transport.write(b"".join((self._head_bytes, _ending(request, keeps=self._keeps), body)))
+        # One system call, and without a copy of the body: a tenth of a cache hit with a page of candles.
+        transport.writelines((self._head_bytes, _ending(request, keeps=self._keeps), body))
         if request.protocol.writing_paused:
             await _drained(request)
         return None
