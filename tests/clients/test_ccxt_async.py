@@ -92,6 +92,7 @@ async def test_escapes_that_a_library_would_write_anew_arrive_as_signed(chain: C
     ]
     mark = chain.mark()
     for query in queries:
+        # B023: both are called before the loop goes on, so they see the query of this round.
         direct = await end_of_async(lambda: pair.direct.private_get_v5_account_wallet_balance(query))  # noqa: B023
         through = await end_of_async(lambda: pair.through.private_get_v5_account_wallet_balance(query))  # noqa: B023
         assert direct.error == ""

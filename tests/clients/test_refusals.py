@@ -246,7 +246,7 @@ async def refusing(upstream_url: str, case: Case) -> AsyncIterator[App]:
             for _ in range(case.asked_before):
                 async with session.get(url(app, "/v5/market/time")) as answer:
                     assert answer.status == 200
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # skew is believed only of stamps that lie apart
         yield app
 
 

@@ -104,7 +104,7 @@ async def test_a_request_in_flight_is_finished_before_the_process_ends() -> None
             pending = asyncio.gather(asyncio.to_thread(ask, f"http://127.0.0.1:{port}/v5/account/info"))
             await asyncio.wait_for(asked.wait(), 10)
             started.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.3)  # nothing to wait for: that it has not ended is the point
             assert started.poll() is None
             release.set()
             ((status, body),) = await pending
@@ -129,9 +129,9 @@ async def test_the_fate_of_a_write_whose_client_has_gone_is_logged_even_at_the_e
             client.write(b"POST /v5/order/create HTTP/1.1\r\nHost: me\r\nContent-Length: 2\r\n\r\n{}")
             await asyncio.wait_for(asked.wait(), 10)
             client.close()
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.3)  # another process notices the hang-up; from outside nothing tells when
             started.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.3)  # and begins to drain
             release.set()
             output, _ = await asyncio.to_thread(started.communicate, timeout=20)
 

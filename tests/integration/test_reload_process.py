@@ -43,7 +43,7 @@ def config_state(port: int) -> Any:
 async def until(port: int, wanted: str) -> Any:
     async with asyncio.timeout(20):
         while (state := await asyncio.to_thread(config_state, port))["status"] != wanted:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # bounded polling of another process
     return state
 
 
