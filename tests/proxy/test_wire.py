@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
+import uvloop
 
 from tests.gateway_fixture import gateway
 from tests.raw_http import read_answer
@@ -89,8 +92,16 @@ async def test_an_old_client_may_keep_its_connection_when_the_length_is_known() 
         assert open_still
 
 
-async def test_a_client_that_does_not_read_holds_up_only_itself() -> None:
-    """Its answers are not piled up in memory: the next of its requests waits until it has taken the last."""
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_client_that_does_not_read_holds_up_only_itself(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    """Its answers are not piled up in memory: the next of its requests waits until it has taken the last.
+
+    On the loop of production as well: both write an answer of several pieces in ways of their own.
+    """
+    run(late_reader())
+
+
+async def late_reader() -> None:
     body = b"y" * 200_000
     raw = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + body
     async with recorder(answering(raw)) as upstream, gateway(upstream.url) as app:
@@ -100,7 +111,7 @@ async def test_a_client_that_does_not_read_holds_up_only_itself() -> None:
         seen = -1
         while len(upstream.seen) != seen:
             seen = len(upstream.seen)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.3)  # until nothing more is asked of the upstream
 
         assert seen < 100
         for _ in range(200):
