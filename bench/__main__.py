@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bench import answers, contenders, inprocess, load
+from bench import answers, contenders, inprocess, load, shared
 from bench.contenders import Contender, ContenderFailed, Lab
 from bench.report import Rates, Report, Row
 
 _HIT_BAR: Final = 0.60
 _PASS_BAR: Final = 3.0
 _SERVED: Final = ("hit", "pass", "latency")
-_ROWS: Final = (*_SERVED, "admission")
+_ROWS: Final = (*_SERVED, "admission", "store")
 
 Start = Callable[[Lab], AbstractContextManager[Contender]]
 
@@ -92,6 +92,11 @@ class Run:
         with contenders.on_cpu(self.lab.server_cpu):
             inprocess.measure(self.report, self.rounds, self.seconds)
 
+    def store(self) -> None:
+        """Redis has the other processor, as it would on another machine."""
+        with contenders.on_cpu(self.lab.server_cpu):
+            shared.measure(self.report, self.rounds, self.seconds, self.lab.load_cpu)
+
     def _start(self, stack: ExitStack, starts: Sequence[Start]) -> list[Contender]:
         return [stack.enter_context(start(self.lab)) for start in starts]
 
@@ -155,6 +160,11 @@ def _measure(run: Run, chosen: Sequence[str]) -> None:
             run.report.failed.append(("upstream", str(error)))
     if "admission" in chosen:
         _one(run, "admission", run.admission)
+    if "store" in chosen:
+        if (why := shared.missing()) is None:
+            _one(run, "store", run.store)
+        else:
+            run.report.skipped.append(("store", why))
 
 
 def _one(run: Run, row: str, measure: Callable[[], None]) -> None:

@@ -131,6 +131,7 @@ def gateway(lab: Lab) -> Iterator[Contender]:
     settings = {
         "listen": {"host": "127.0.0.1", "port": port},
         "upstream": {"url": f"http://127.0.0.1:{lab.upstream_port}"},
+        "store": {"state_file": None},  # each run begins with nothing
         "limits": [{**rule, "quota": _UNBOUND} for rule in shipped["limits"]],
         "log": {"level": "info", "format": "json"},
     }

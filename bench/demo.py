@@ -71,6 +71,7 @@ def environment(options: argparse.Namespace) -> dict[str, str]:
     return {
         "GATEWAY__LISTEN__PORT": str(options.port),
         "GATEWAY__UPSTREAM__URL": f"http://127.0.0.1:{options.exchange_port}",
+        "GATEWAY__STORE__STATE_FILE": "null",  # its exchange begins anew each time
         "LOG_LEVEL": "warning",
     }
 

@@ -13,6 +13,7 @@ A request is asked about in this order:
     admission.py   which quotas does it spend, and is there room in all of them?     (tiers.py: those of a tier)
       window.py      the exact windows behind a quota
       slotted.py     long windows,  bucket.py  a rate with a burst
+      restart.py     what they hold when the gateway begins
     queueing.py    if there is no room: whose turn is it when there is?              (lines.py: who stands where)
       spacing.py     how far apart the less urgent are sent, so that the urgent find room
     caching.py     may it be answered from the cache, under which key, for how long?

@@ -128,12 +128,22 @@ class Charge(NamedTuple):
     cost: int
 
 
+class Filled(NamedTuple):
+    """How full a window is by now, and among how many gateways it is shared."""
+
+    limit: int
+    used: int
+    sharers: int = 1
+
+
 class Admitted(NamedTuple):
     """Room in every enforced quota, and taken. `over` are shadow quotas that would have said no, `near` those that are
-    more than four fifths used by now."""
+    more than four fifths used by now. `filled`, where others spend the same windows: how full the spaced ones are, in
+    the order of the charges."""
 
     over: tuple[Charge, ...] = ()
     near: tuple[Charge, ...] = ()
+    filled: tuple[Filled, ...] = ()
 
 
 class Deferred(NamedTuple):

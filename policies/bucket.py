@@ -7,6 +7,8 @@ quotas, not for limits that somebody else counts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class TokenBucket:
     __slots__ = ("_full_at", "burst", "limit", "window_us")
@@ -39,6 +41,15 @@ class TokenBucket:
 
     def idle(self, now_us: int) -> bool:
         return self.used(now_us) == 0
+
+    def snapshot(self, now_us: int) -> list[int]:
+        """The time until it is full again, in microseconds times `limit`."""
+        missing = self._full_at - now_us * self.limit
+        return [missing] if missing > 0 else []
+
+    def restore(self, state: Sequence[int], at_us: int) -> None:
+        if state:
+            self._full_at = at_us * self.limit + state[0]
 
     def resize(self, limit: int, window_us: int, burst: int, now_us: int) -> None:
         """Change the quota and keep the tokens that are missing."""

@@ -42,6 +42,7 @@ Hash = Callable[[str], str]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SECRETIVE: Final = frozenset({"hash_key", "accounts", "tokens", "jwt", "assign"})
+_SECRETS: Final = frozenset({("admin", "token"), ("store", "url"), ("store", "password")})
 _KEY_SOURCES: Final = ("secret", "secret_file", "public_key_file", "jwks_file")
 
 
@@ -55,7 +56,7 @@ class Mistakes(ValueError):
 
 def holds_secrets(place: Sequence[str | int]) -> bool:
     """Whether what was written at a place of the configuration may be a secret, or what should have been one."""
-    if tuple(place) == ("admin", "token"):
+    if tuple(place) in _SECRETS:
         return True
     return tuple(place[:1]) == ("identity",) and (len(place) == 1 or place[1] in _SECRETIVE)
 

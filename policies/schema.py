@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from policies import quantities
+from policies import quantities, spacing
 from policies.admission import Counts, Match, Quota, RefuseWith, WhenFull, WindowKind
 from policies.caching import CandleLifetimes
 from policies.reach import never_matches
@@ -246,7 +246,7 @@ class LimitSection(Section):
             and not self.shadow
             and set(self.partition) <= {"egress"}
             and self.match.everything
-            and self.quota.limit >= _LEAST_SPACED
+            and self.quota.limit >= spacing.LEAST
         )
 
     def compiled(self) -> Quota:
@@ -307,8 +307,6 @@ _LONG_US: Final = 60_000_000
 _FEW: Final = 100
 _MANY: Final = 10_000
 """A window of more than that is kept in slots whatever its length: a stamp for each is memory without need."""
-_LEAST_SPACED: Final = 50
-"""A smaller window is an account's own, or too coarse to be spaced out."""
 
 _OTHER_MARKET: Final = (
     "mark-price-kline",

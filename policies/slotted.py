@@ -7,6 +7,7 @@ length ever holds more than the limit, and at most 1/64 of it is left unused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 SLOTS: Final = 64
@@ -63,6 +64,21 @@ class SlottedWindow:
 
     def idle(self, now_us: int) -> bool:
         return self.used(now_us) == 0
+
+    def snapshot(self, now_us: int) -> list[int]:
+        """How long ago the oldest slot ended (negative: it has not yet), then the sums."""
+        self._forget(now_us)
+        return [now_us - (self._first + 1) * self._slot_us, *self._sums] if self._sums else []
+
+    def restore(self, state: Sequence[int], at_us: int) -> None:
+        """On a clock whose slots begin elsewhere the oldest ends with the next slot to end: never counted shorter."""
+        if not state:
+            return
+        self._first = -(-(at_us - state[0]) // self._slot_us) - 1
+        self._sums = list(state[1:])
+        self._total = sum(self._sums)
+        self._last = self._first + len(self._sums) - 1
+        self._expires_us = self._expiry(self._first)
 
     def resize(self, limit: int, window_us: int, now_us: int) -> None:
         """Change the quota and keep what is counted; with another length it is counted from now on again."""

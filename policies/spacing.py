@@ -12,14 +12,20 @@ does not exhaust the room before the j-th comes back, for any j. In a window tha
 window / limit that the urgent ones leave; after a burst it is slower until the burst expires. `kept` is half a percent
 of the limit, and as much as the urgent ones fluctuate by: their expectation in a quarter of a second, square-rooted.
 The spaced classes are never held up for longer than ten times window / limit: they do not starve.
+
+A window that several gateways share is looked at as a whole: what is used of it by all, and of every gap between two
+requests of the whole a gateway makes as many as its part in what is used, or half of its equal part where that is more.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from policies.admission import Filled
 from policies.window import CompletionLog, SendLog
 
+LEAST: Final = 50
+"""A smaller window is an account's own, or too coarse to be spaced out."""
 _SLOWEST: Final = 10
 _FLUCTUATION_US: Final = 0
 
@@ -27,11 +33,13 @@ _FLUCTUATION_US: Final = 0
 class Spacing:
     """Our own view of one window of the exchange: what we sent, and when it was answered."""
 
-    __slots__ = ("_log", "_urgent")
+    __slots__ = ("_limit", "_log", "_of", "_own", "_urgent")
 
     def __init__(self, limit: int, window_us: int) -> None:
         self._log = CompletionLog(limit, window_us)
         self._urgent = SendLog(limit, window_us)
+        self._limit = limit
+        self._own, self._of = 1, 1
 
     def sent(self, cost: int, now_us: int, *, urgent: bool) -> None:
         self._log.take(cost, now_us)
@@ -47,25 +55,38 @@ class Spacing:
     def resize(self, limit: int, window_us: int) -> None:
         self._log.resize(limit, window_us)
         self._urgent.resize(limit, window_us)
+        self._limit = limit
+
+    def fit(self, filled: Filled, now_us: int) -> None:
+        """The window as all who share it have filled it, and from now on its limit."""
+        self._limit = max(1, filled.limit)
+        own, used = self._log.used(now_us), filled.used
+        if filled.sharers < 2 or own >= used:
+            self._own, self._of = 1, 1
+        elif 2 * own * filled.sharers < used:
+            self._own, self._of = 1, 2 * filled.sharers
+        else:
+            self._own, self._of = own, used
 
     def gap_us(self, now_us: int) -> int:
         """How long after now the next request of a spaced class may go; 0 while the window is at most half used."""
-        log = self._log
-        limit, window_us = log.limit, log.window_us
-        used = log.used(now_us)
-        if 2 * used <= limit:
+        log, limit, own, of = self._log, self._limit, self._own, self._of
+        window_us = log.window_us
+        ours = log.used(now_us)
+        used = ours * of // own
+        if 2 * used <= limit or limit < LEAST:
             return 0
-        urgent = self._urgent.used(now_us)
+        urgent = self._urgent.used(now_us) * of // own
         room = limit - used - max(1, limit // 300)
-        slowest_us = _SLOWEST * window_us // limit
-        gap_us, rank, completed = window_us // limit, 1, used - log.in_flight
+        slowest_us = _SLOWEST * window_us * of // (limit * own)
+        gap_us, rank, completed = window_us // limit, 1, ours - log.in_flight
         while rank <= completed:
             expires_us = log.expires_in_us(rank, now_us)
-            until_then = room + rank - 1 - urgent * expires_us // window_us
+            until_then = room + rank * of // own - 1 - urgent * expires_us // window_us
             if until_then <= 0:
                 return slowest_us
             gap_us = max(gap_us if rank > 1 else 0, expires_us // until_then)
             if rank == completed:
                 break
             rank = min(2 * rank, completed)
-        return min(gap_us, slowest_us)
+        return min(gap_us * of // own, slowest_us)

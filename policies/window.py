@@ -17,6 +17,7 @@ no counting, and the same number is the exact wait.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 IN_FLIGHT: Final = -1
@@ -45,6 +46,14 @@ class Window(Protocol):
 
     def idle(self, now_us: int) -> bool: ...
 
+    def snapshot(self, now_us: int) -> list[int]:
+        """All that still counts, as of this instant: what is in flight counts as completed now."""
+        ...
+
+    def restore(self, state: Sequence[int], at_us: int) -> None:
+        """Go on, in a new window of the same quota, as the one that was so at an instant of our clock."""
+        ...
+
 
 class _Stamps:
     """A ring of instants in ascending order that grows on demand and never beyond `limit`."""
@@ -53,7 +62,7 @@ class _Stamps:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.ring = [0] * min(limit, _SMALLEST_RING)
+        self.ring = [0] * max(1, min(limit, _SMALLEST_RING))
         self.next = 0
         self.count = 0
 
@@ -91,6 +100,18 @@ class _Stamps:
     def oldest_first(self) -> list[int]:
         return [self.newest(rank) for rank in range(self.count, 0, -1)]
 
+    def ages(self, now_us: int, window_us: int) -> list[int]:
+        """Of the instants within the window, the oldest first."""
+        counting = self.younger_than(now_us - window_us)
+        return [now_us - self.newest(rank) for rank in range(counting, 0, -1)]
+
+    def refill(self, ages: Sequence[int], at_us: int) -> None:
+        """Hold these, however many there are: a limit may have been lowered while they counted."""
+        self._limit = max(self._limit, len(ages))
+        self.ring = [at_us - age for age in ages] or self.ring
+        self.count = len(ages)
+        self.next = 0
+
     def resize(self, limit: int) -> None:
         """Hold `limit` instants, and never fewer than before: a limit that comes back must find what counts for it."""
         self._limit = max(self._limit, limit)
@@ -108,13 +129,20 @@ class CompletionLog:
     decrease. A request whose fate is unknown is completed late, by the caller, because it may still arrive.
     """
 
-    __slots__ = ("_in_flight", "_longest_us", "_stamps", "limit", "window_us")
+    __slots__ = ("_born_us", "_born_with", "_in_flight", "_longest_us", "_stamps", "limit", "window_us")
 
     def __init__(self, limit: int, window_us: int) -> None:
         self.limit = limit
         self.window_us = self._longest_us = window_us
         self._in_flight = 0
         self._stamps = _Stamps(limit)
+        self._born_with = 0
+        """Requests that nobody remembers, all completed at `_born_us` at the latest: before any other."""
+        self._born_us = 0
+
+    def begin_with(self, count: int, at_us: int) -> None:
+        """A new window holds so many from the start, as if completed at that instant. They cost no memory."""
+        self._born_with, self._born_us = count, at_us
 
     def wait_us(self, cost: int, now_us: int) -> int:
         rank = self.limit - self._in_flight - cost + 1
@@ -122,7 +150,7 @@ class CompletionLog:
             return IN_FLIGHT
         stamps = self._stamps
         if rank > stamps.count:
-            return 0
+            return self._wait_for_born(rank - stamps.count, now_us) if self._born_with else 0
         # Calls of len(), newest() and max() would make half of the cost here; this is asked for every request.
         wait = stamps.ring[stamps.next - rank] + self.window_us - now_us
         return wait if wait > 0 else 0  # noqa: FURB136
@@ -140,11 +168,18 @@ class CompletionLog:
         self._in_flight -= cost
 
     def used(self, now_us: int) -> int:
-        return self._in_flight + self._stamps.younger_than(now_us - self.window_us)
+        return self._in_flight + self._stamps.younger_than(now_us - self.window_us) + self._born(now_us)
 
     def idle(self, now_us: int) -> bool:
         """Nothing in it: a caller may forget this window without forgetting a request."""
         return self.used(now_us) == 0
+
+    def snapshot(self, now_us: int) -> list[int]:
+        born = [now_us - self._born_us] * self._born(now_us)
+        return born + self._stamps.ages(now_us, self.window_us) + [0] * self._in_flight
+
+    def restore(self, state: Sequence[int], at_us: int) -> None:
+        self._stamps.refill(state, at_us)
 
     @property
     def in_flight(self) -> int:
@@ -160,6 +195,12 @@ class CompletionLog:
         self._stamps.resize(limit)
         self.limit, self.window_us = limit, window_us
         self._longest_us = max(self._longest_us, window_us)
+
+    def _born(self, now_us: int) -> int:
+        return self._born_with if self._born_us > now_us - self.window_us else 0
+
+    def _wait_for_born(self, rank: int, now_us: int) -> int:
+        return max(0, self._born_us + self.window_us - now_us) if rank <= self._born_with else 0
 
 
 class SendLog:
@@ -198,6 +239,12 @@ class SendLog:
 
     def idle(self, now_us: int) -> bool:
         return self.used(now_us) == 0
+
+    def snapshot(self, now_us: int) -> list[int]:
+        return self._stamps.ages(now_us, self.window_us)
+
+    def restore(self, state: Sequence[int], at_us: int) -> None:
+        self._stamps.refill(state, at_us)
 
     def resize(self, limit: int, window_us: int) -> None:
         """As CompletionLog.resize."""

@@ -3,6 +3,7 @@
     __main__     command line
     explain      what would be done with a request          (explanation: as text and JSON)
     app          builds everything once; listens; drains; applies another configuration
+    workers      keeps several such processes alive        (ports: what they listen on, held for them)
     reload       notices a changed file, judges it, has it applied
     config       YAML + environment -> frozen Config       (yamlfile: YAML without surprises; config_problems: in words)
     advice, config_schema    what `check` warns of; what editors are told
@@ -17,6 +18,7 @@
     errors         what the gateway answers itself
     admin          health, metrics, limits
     telemetry    one event per request                     (metrics, log)
+    siblings     workers read each other's metrics         (combined: several processes on one page)
 
 Imports point downwards only; `make check` enforces it. Decisions are made in policies/.
 """

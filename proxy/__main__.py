@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +18,7 @@ import uvloop
 from multidict import CIMultiDict
 
 from policies.routing import RouteTable
-from proxy import app, log
+from proxy import app, log, ports
 from proxy.advice import advice
 from proxy.clock import system_clock
 from proxy.config import Config, load_routes
@@ -24,6 +27,8 @@ from proxy.config_schema import config_schema
 from proxy.explain import Question, explain
 from proxy.explanation import as_json, as_text
 from proxy.reload import Source
+from proxy.siblings import Worker
+from proxy.workers import Workers, drain_seconds, objection_of
 
 _DEFAULT_FILE: Final = Path("config.yaml")
 _SCHEMA_FILE: Final = Path("config.schema.json")
@@ -55,10 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(config: Config, routes: RouteTable, source: Source) -> int:
-    sink = log.Sink(sys.stdout.fileno())
-    log.set_up(config.log.level, config.log.format, sink)
+    worker = Worker.of(os.environ)
+    sink = log.Sink(sys.stdout.fileno(), shared=config.workers > 1)
+    log.set_up(config.log.level, config.log.format, sink, None if worker is None else worker.index)
     try:
-        uvloop.run(app.serve(config, routes, sink, source))
+        if worker is None and config.workers > 1:
+            return _supervise(config, source)
+        uvloop.run(app.serve(config, routes, sink, source, worker))
     except OSError as error:
         where = f"{config.listen.host}:{config.listen.port}"
         print(f"cannot listen on {where}: {error.strerror} (another listen.port?)", file=sys.stderr)
@@ -66,6 +74,22 @@ def _run(config: Config, routes: RouteTable, source: Source) -> int:
     finally:
         sink.close()
     return 0
+
+
+def _supervise(config: Config, source: Source) -> int:
+    """Keep workers alive, each started as this process was, until the end."""
+    with ExitStack() as stack:
+        port, chosen = stack.enter_context(ports.held(config))
+        workers = Workers(
+            [sys.executable, *sys.orig_argv[1:]],
+            {**os.environ, **chosen},
+            config.workers,
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-")),
+            drain_s=drain_seconds(config),
+            objection=lambda: objection_of(config, source),
+            all_serve=lambda: app.greet(config, port),
+        )
+        return asyncio.run(workers.run())
 
 
 def _check(config: Config) -> int:

@@ -14,12 +14,13 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from policies.priority import Priority
-from proxy import errors
+from proxy import combined, errors
 from proxy.cache import L1
 from proxy.clock import Clock
 from proxy.limiter import Limiter
 from proxy.log import Sink
 from proxy.metrics import Metrics
+from proxy.siblings import Siblings
 from proxy.store import Store, Usage
 from proxy.wire import Whole, head
 
@@ -48,6 +49,7 @@ class Admin:
         self._limiter = limiter
         self.l1 = l1
         self.config_state: Callable[[], dict[str, object]] | None = None
+        self.siblings: Siblings | None = None
         self._clock = clock
         self._sink = sink
         self._token = None if token is None else token.encode()
@@ -114,10 +116,13 @@ class Admin:
             "status": "ok" if self.ready else "draining",
             "uptime_s": (self._clock() - self._began_us) // 1_000_000,
             "waiting": self._limiter.waiting,
-            "store": {"kind": "memory", "status": "ok"},
+            "store": self._store.status(),
             "cache": None if self.l1 is None else {"entries": len(self.l1), "bytes": self.l1.size_bytes},
             "config": None if self.config_state is None else self.config_state(),
         }
+        if self.siblings is not None:
+            gathered = await self.siblings.gathered()
+            body["workers"] = {"expected": gathered.expected, "up": gathered.up}
         return 200, _JSON, _json(body)
 
     async def _limits(self) -> tuple[int, bytes, bytes]:
@@ -145,8 +150,17 @@ class Admin:
         }
 
     async def _show_metrics(self) -> tuple[int, bytes, bytes]:
+        if self.siblings is None:
+            await self._take_readings()
+            page = generate_latest(self._metrics.registry)
+        else:
+            page = combined.page((await self.siblings.gathered()).with_workers())
+        return 200, CONTENT_TYPE_LATEST.encode(), page
+
+    async def reading(self) -> combined.Reading:
+        """The metrics of this process as they stand."""
         await self._take_readings()
-        return 200, CONTENT_TYPE_LATEST.encode(), generate_latest(self._metrics.registry)
+        return combined.read(self._metrics.registry)
 
     async def _take_readings(self) -> None:
         """Gauges are read when somebody looks, not on every request."""

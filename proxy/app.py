@@ -26,13 +26,16 @@ from proxy.clock import Clock, system_clock
 from proxy.config import Config
 from proxy.describe import Describer
 from proxy.gateway import Gateway
-from proxy.identity import Identifier
+from proxy.identity import Identifier, hashed_as, pepper_of
 from proxy.limiter import Limiter, QueueBounds
 from proxy.log import Sink
 from proxy.metrics import Metrics
 from proxy.reload import POLL_S, Reloader, Source, adopted
 from proxy.server import traffic_server
+from proxy.siblings import Lifeline, Siblings, Worker
+from proxy.store.keeper import Keeper
 from proxy.store.memory import MemoryStore
+from proxy.store.opened import opened
 from proxy.tasks import TaskOwner
 from proxy.telemetry import Telemetry
 from proxy.upstream import Upstream
@@ -52,15 +55,22 @@ class App:
         sink: Sink | None = None,
         source: Source | None = None,
         poll_s: float = POLL_S,
+        worker: Worker | None = None,
+        state_file: str | None = None,
     ) -> None:
         self._config = config
+        self._worker = worker
         self._routes = routes
         self._exit = AsyncExitStack()
         self.clock = clock or system_clock()
         self.tasks = TaskOwner()
         self.loops = TaskOwner()
         self.metrics = Metrics()
-        self.store = MemoryStore(self.clock)
+        self.store = opened(config, self.clock, self.metrics, self._hashes())
+        self.store.adopt(self._all_quotas())
+        self.keeper: Keeper | None = None
+        if state_file is not None and isinstance(self.store, MemoryStore):
+            self.keeper = Keeper(state_file, (config.egress.id, config.upstream.url), self.store, self.clock)
         self.limiter = Limiter(self.store, self.clock, self.tasks, _bounds(config))
         # A queue of its own: who waits for the exchange must not hold up those whom the cache can answer.
         self.door = Limiter(self.store, self.clock, self.tasks, _bounds(config))
@@ -107,6 +117,8 @@ class App:
                 poll_s=poll_s,
             )
             self.admin.config_state = self.reloader.state
+        if worker is not None:
+            self.admin.siblings = Siblings(worker, self.admin.reading)
         self.port = 0
         self.admin_port: int | None = None
 
@@ -136,6 +148,11 @@ class App:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            if self.keeper is not None:
+                stack.callback(self._end_keeping, self.keeper)
+                self.keeper.begin(self._all_quotas(), self._hashes())
+            await self.store.start()
+            stack.push_async_callback(self.store.stop)
             await stack.enter_async_context(self.upstream)
             stack.push_async_callback(self.loops.close)
             stack.push_async_callback(self.tasks.close)
@@ -144,8 +161,12 @@ class App:
             self.loops.spawn(self.door.run(), "door-dispatcher")
             if self.reloader is not None:
                 self.loops.spawn(self.reloader.run(), "config-watcher")
+            if self.keeper is not None:
+                self.loops.spawn(self.keeper.run(), "state-keeper")
             if self._config.upstream.prewarm:
                 await self.upstream.prewarm(self._config.upstream.prewarm)
+            if self.admin.siblings is not None:
+                await stack.enter_async_context(self.admin.siblings)
             await self._listen(stack)
             self._exit = stack.pop_all()
         self.admin.ready = True
@@ -155,6 +176,15 @@ class App:
         """Drain: not ready, no new connections, requests in flight run to their end, bounded by the upstream's time."""
         self.admin.ready = False
         await self._exit.aclose()
+
+    def _end_keeping(self, keeper: Keeper) -> None:
+        keeper.end(self._all_quotas(), self._hashes())
+
+    def _hashes(self) -> str:
+        return hashed_as(self._config.identity, pepper_of(self._config.store, self._config.egress.id))
+
+    def _all_quotas(self) -> list[Quota]:
+        return [quota for counts in Counts for quota in self._config.quotas(counts)]
 
     async def _finish_sent(self) -> None:
         """Requests whose clients have gone are answered all the same; the fate of a write must reach the log."""
@@ -167,10 +197,18 @@ class App:
         if admin.port is not None:
             # First, so that it closes last: who watches the drain must be able to ask.
             pages = traffic_server(self.admin.handle, listen, self.clock, self.metrics)
-            self.admin_port = await _bind(stack, pages, admin.host, admin.port, 1.0)
+            self.admin_port = await self._bind(stack, pages, admin.host, admin.port, 1.0)
         handler = self._traffic_and_pages if admin.port is None else self.gateway.handle
         server = traffic_server(handler, listen, self.clock, self.metrics)
-        self.port = await _bind(stack, server, listen.host, listen.port, self._drain_seconds())
+        self.port = await self._bind(stack, server, listen.host, listen.port, self._drain_seconds())
+
+    async def _bind(self, stack: AsyncExitStack, server: web.Server, host: str, port: int, drain_s: float) -> int:
+        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=drain_s)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, host, port, backlog=1024, reuse_port=self._worker is not None).start()
+        bound: int = runner.addresses[0][1]
+        return bound
 
     def _traffic_and_pages(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         own = self.admin.owns(request.raw_path)
@@ -188,42 +226,49 @@ def describer_of(config: Config, routes: RouteTable, clock: Clock) -> Describer:
     """What understands requests as this configuration says."""
     return Describer(
         routes,
-        Identifier(config.listen, config.identity, clock),
+        Identifier(config.listen, config.identity, clock, pepper_of(config.store, config.egress.id)),
         Rulebook(config.quotas(Counts.REQUESTS)),
         config.egress.id,
         config.identity.excluded_paths,
     )
 
 
-async def _bind(stack: AsyncExitStack, server: web.Server, host: str, port: int, drain_s: float) -> int:
-    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=drain_s)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    await web.TCPSite(runner, host, port, backlog=1024).start()
-    bound: int = runner.addresses[0][1]
-    return bound
+async def serve(config: Config, routes: RouteTable, sink: Sink, source: Source, worker: Worker | None = None) -> None:
+    """Run until SIGTERM or SIGINT; load the configuration again on SIGHUP, and when its file has changed.
 
-
-async def serve(config: Config, routes: RouteTable, sink: Sink, source: Source) -> None:
-    """Run until SIGTERM or SIGINT; load the configuration again on SIGHUP, and when its file has changed."""
+    A worker leaves it to its parent to greet, and ends with it.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    lifeline = None if worker is None else Lifeline(worker, stop.set)
     logger = structlog.get_logger()
-    async with App(config, routes, sink=sink, source=source) as app:
+    # A port of the system's choice is for trials: they leave nothing behind, and begin with nothing.
+    state_file = config.store.state_file if config.listen.port else None
+    async with App(config, routes, sink=sink, source=source, worker=worker, state_file=state_file) as app:
         if app.reloader is not None:
             loop.add_signal_handler(signal.SIGHUP, app.reloader.ask)
-        sys.stderr.write("".join(f"{line}\n" for line in banner(config, app.port)))
-        sys.stderr.flush()
         logger.info("started", port=app.port, upstream=config.upstream.url, rules=[rule.name for rule in config.limits])
-        for warning in advice(config):
-            sys.stderr.write(f"WARNING: {warning}\n")
-            logger.warning("doubtful_configuration", warning=warning)
+        if lifeline is None:
+            greet(config, app.port)
+        else:
+            lifeline.serving()
         _calm_collector()
         await stop.wait()
         logger.info("draining", waiting=app.limiter.waiting)
+    if lifeline is not None:
+        lifeline.close()
     logger.info("stopped")
+
+
+def greet(config: Config, port: int) -> None:
+    """Tell the person who starts the gateway what it does, and what looks like a mistake."""
+    lines = [*banner(config, port), *(f"WARNING: {warning}" for warning in advice(config))]
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    sys.stderr.flush()
+    for warning in advice(config):
+        structlog.get_logger().warning("doubtful_configuration", warning=warning)
 
 
 def _calm_collector() -> None:
@@ -241,7 +286,7 @@ def banner(config: Config, port: int) -> list[str]:
     cache = config.cache
     lines = [
         f"bybit-gateway on http://{config.listen.host}:{port} -> {config.upstream.url}",
-        f"  egress {config.egress.id}, store {config.store.url}",
+        f"  egress {config.egress.id}, store {config.store.address.shown}",
     ]
     quotas = config.quotas(Counts.REQUESTS) + config.quotas(Counts.UPSTREAM)
     lines += [f"  limit {_in_words(quota)}" for quota in quotas] or ["  NO LIMITS are configured"]

@@ -18,7 +18,7 @@ import orjson
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from policies.admission import Counts, Quota
-from policies.identity_schema import IdentitySection
+from policies.identity_schema import IdentitySection, Mistakes
 from policies.routing import Access, Route, RouteTable
 from policies.schema import (
     DEFAULT_LIMITS,
@@ -34,6 +34,7 @@ from policies.schema import (
 from policies.secret_text import TokenText
 from proxy import yamlfile
 from proxy.config_problems import ConfigError, explained, spread
+from proxy.config_store import StoreSection
 from proxy.yamlfile import Place, Problem
 
 PREFIX: Final = "GATEWAY__"
@@ -178,19 +179,6 @@ class UpstreamSection(Section):
             return host != "localhost"
 
 
-class StoreSection(Section):
-    url: str = Field(default="memory://", description="Where the limits live; memory:// is this process.")
-
-    @field_validator("url")
-    @classmethod
-    def _known_store(cls, value: str) -> str:
-        if value != "memory://":
-            scheme, found, _ = value.partition("://")
-            got = f"got the scheme {scheme!r}" if found else "got something without a scheme"
-            raise ValueError(f"expected memory:// (this version has no other store), {got}")
-        return value
-
-
 class EgressSection(Section):
     id: Name = Field(default="default", description="Names the address that the exchange sees.")
 
@@ -233,12 +221,15 @@ class Config(Section):
             identity.judge(value)
         return value
 
-    @field_validator("workers")
-    @classmethod
-    def _one_process_in_memory(cls, value: int) -> int:
-        if value > 1:
-            raise ValueError(f"expected 1, got {value}: processes cannot share the limits of a memory:// store")
-        return value
+    @model_validator(mode="after")
+    def _processes_share_a_store(self) -> Config:
+        if self.workers > 1 and not self.store.shared:
+            reason = (
+                f"expected 1, got {self.workers}: processes cannot share the limits of a memory:// store; "
+                "set store.url to redis://HOST for more"
+            )
+            raise Mistakes([(("workers",), reason)])
+        return self
 
     @model_validator(mode="after")
     def _two_ports(self) -> Config:

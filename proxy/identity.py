@@ -20,6 +20,7 @@ from policies.identity_schema import IdentitySection, JwtSection, TokenSection
 from policies.tiers import Address, address_of, network_of
 from proxy.clock import Clock
 from proxy.config import ListenSection
+from proxy.config_store import StoreSection
 
 if TYPE_CHECKING:
     from proxy.tokens import JwtVerifier, Verified
@@ -86,8 +87,7 @@ class Identifier:
         self._trusted = tuple(network_of(text) for text in listen.trusted_proxies)
         self._header = istr(listen.trusted_header)
         self._clock = clock
-        shared = identity.hash_key
-        self._pepper = pepper if shared is None else sha256(shared.get_secret_value().encode()).digest()
+        self._pepper = _key_of_hashes(identity, pepper)
         self._accounts = {
             self._hash(key.get_secret_value()): name for name, keys in identity.accounts.items() for key in keys
         }
@@ -209,6 +209,23 @@ class Identifier:
             if not self._is_ours(address):
                 return str(address)
         return peer
+
+
+def pepper_of(store: StoreSection, egress: str) -> bytes:
+    """What keys the hashes where nobody says: a secret of this process, or what all know who share a store."""
+    if not store.shared:
+        return _PROCESS_PEPPER
+    return sha256(f"{egress}|{store.address.password or ''}".encode()).digest()
+
+
+def hashed_as(identity: IdentitySection, pepper: bytes = _PROCESS_PEPPER) -> str:
+    """The same in another process where it gives an API key the same hash."""
+    return blake2b(digest_size=8, key=_key_of_hashes(identity, pepper), person=b"key").hexdigest()
+
+
+def _key_of_hashes(identity: IdentitySection, pepper: bytes) -> bytes:
+    shared = identity.hash_key
+    return pepper if shared is None else sha256(shared.get_secret_value().encode()).digest()
 
 
 def _verifier(settings: JwtSection | None) -> JwtVerifier | None:

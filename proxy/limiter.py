@@ -78,6 +78,7 @@ class Limiter:
         self._grants: dict[Ticket, asyncio.Future[Permit | Refused]] = {}
         self._wake = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
+        store.listen(self._reconsider)
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count()
 
@@ -138,6 +139,10 @@ class Limiter:
         for key, spacing in self._spacings.items():
             if (quota := rules.get(key[0])) is not None:
                 spacing.resize(quota.limit, quota.window_us)
+        self._reconsider()
+
+    def _reconsider(self) -> None:
+        """Nothing that was foreseen holds any more."""
         self._room.reconsider()
         self._wake.set()
 
@@ -221,8 +226,14 @@ class Limiter:
                 self._room.leave(ticket)
                 self._answer(ticket, Refused(Why.FULL, admission.binding, _some(admission)))
             else:
-                until_us = UNTIL_COMPLETION if admission.in_flight else self._clock() + admission.wait_us
-                self._room.park(ticket, admission.binding, until_us)
+                self._room.park(ticket, admission.binding, self._until_us(admission))
+
+    def _until_us(self, admission: Deferred) -> int:
+        """When to ask again for what has no room now."""
+        poll_us = self._store.poll_us
+        if not admission.in_flight:
+            return self._clock() + admission.wait_us
+        return UNTIL_COMPLETION if poll_us is None else self._clock() + poll_us
 
     async def _grant(self, ticket: Ticket, reservation: Reservation, admission: Admitted) -> None:
         if ticket.gone:  # while the store was asked
@@ -235,8 +246,10 @@ class Limiter:
         """The permit; and if its class is spaced out, the instant of the next of them."""
         now_us = self._clock()
         gap_us = 0
-        for spacing, cost in self._spaced(reservation.charges):
+        for place, (spacing, cost) in enumerate(self._spaced(reservation.charges)):
             spacing.sent(cost, now_us, urgent=priority < SPACED)
+            if admission.filled:
+                spacing.fit(admission.filled[place], now_us)
             if priority >= SPACED:
                 gap_us = max(gap_us, spacing.gap_us(now_us))
         if gap_us:

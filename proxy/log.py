@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
 import sys
 import threading
 import time
@@ -62,12 +63,14 @@ def _clean(value: Any) -> Any:
 class Sink:
     """Writes lines to a descriptor from a thread of its own: a stuck reader of our log must not stop trading.
 
-    At most `max_lines` wait; what comes beyond that is dropped and counted.
+    At most `max_lines` wait; what comes beyond that is dropped and counted. `shared`: other processes write to the same
+    pipe, and only what goes there in pieces of at most PIPE_BUF bytes cannot come apart.
     """
 
-    def __init__(self, descriptor: int, max_lines: int = 50_000) -> None:
+    def __init__(self, descriptor: int, max_lines: int = 50_000, *, shared: bool = False) -> None:
         self._descriptor = descriptor
         self._max_lines = max_lines
+        self._take = self._whole_lines if shared else self._many_lines
         self._lines: deque[bytes] = deque()
         self._wake = threading.Event()
         self._closing = False
@@ -102,13 +105,26 @@ class Sink:
     def _write(self) -> bool:
         lines = self._lines
         while lines:
-            batch = b"".join([lines.popleft() for _ in range(min(len(lines), 1000))])
+            batch = self._take()
             while batch:
                 try:
                     batch = batch[os.write(self._descriptor, batch) :]
                 except OSError:
                     return False  # nobody reads any more
         return True
+
+    def _many_lines(self) -> bytes:
+        return b"".join([self._lines.popleft() for _ in range(min(len(self._lines), 1000))])
+
+    def _whole_lines(self) -> bytes:
+        """As many lines as a pipe takes in one piece; a longer line goes alone, and may be broken up by others."""
+        lines = self._lines
+        batch = [lines.popleft()]
+        room = select.PIPE_BUF - len(batch[0])
+        while lines and len(lines[0]) <= room:
+            room -= len(lines[0])
+            batch.append(lines.popleft())
+        return b"".join(batch)
 
 
 class SinkLogger:
@@ -123,9 +139,12 @@ class SinkLogger:
     debug = info = warning = error = critical = exception = msg
 
 
-def set_up(level: str, form: str, sink: Sink) -> None:
-    """Configure structlog and bring the standard library's loggers (aiohttp, asyncio) into the same stream."""
-    stamp = _Stamp()
+def set_up(level: str, form: str, sink: Sink, worker: int | None = None) -> None:
+    """Configure structlog and bring the standard library's loggers (aiohttp, asyncio) into the same stream.
+
+    `worker`: the number of this process, where several write to one stream; every event tells it.
+    """
+    stamp = _Stamp() if worker is None else _WorkerStamp(worker)
 
     class Log(structlog.make_filtering_bound_logger(logging.DEBUG)):  # type: ignore[misc]  # made at run time
         """structlog's logger, with a short way for the event of every request."""
@@ -167,6 +186,18 @@ class _Stamp:
             self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         event["time"] = f"{self._text}.{nanoseconds // 1000:06d}Z"
         return event
+
+
+class _WorkerStamp(_Stamp):
+    """`time`, and which of several processes tells the event."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def __call__(self, logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+        event["worker"] = self._worker
+        return super().__call__(logger, name, event)
 
 
 def _render_json(_: WrappedLogger, __: str, event: EventDict) -> bytes:

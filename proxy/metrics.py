@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -22,7 +23,24 @@ _CALL_US: Final = (
     10**7,
     3 * 10**7,
 )
+_STORE_US: Final = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000)
 _ADDED_US: Final = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 10**6, 4 * 10**6, 10**7)
+
+GAUGES: Final[Mapping[str, Callable[[Iterable[float]], float]]] = {
+    "bybit_cache_size_bytes": sum,
+    "gateway_queue_depth": sum,
+    "gateway_upstream_in_flight": sum,
+    "gateway_log_dropped_events": sum,
+    # Windows are shared: each worker reads the same ones, a moment earlier or later.
+    "gateway_window_used": max,
+    "gateway_window_limit": max,
+    "gateway_config_last_reload_successful": min,
+    # Each worker counts in the store as a gateway of its own: 1 for every mode that some of them are in.
+    "gateway_store_mode": max,
+    "gateway_store_replicas": max,
+    "gateway_store_share_ratio": sum,
+}
+"""How the values of several workers become one, for each gauge."""
 
 
 class Metrics:
@@ -129,6 +147,30 @@ class Metrics:
             self.config_reloads.labels(result)
         self.config_good = Gauge(
             "gateway_config_last_reload_successful", "0 while the file has a mistake.", registry=registry
+        )
+        self.store_mode = Gauge(
+            "gateway_store_mode",
+            "1 for how this gateway spends: shared (in the common store), or what it does without it.",
+            ["mode"],
+            registry=registry,
+        )
+        self.store_replicas = Gauge(
+            "gateway_store_replicas", "Gateways that give signs of life in the store.", registry=registry
+        )
+        self.store_share = Gauge(
+            "gateway_store_share_ratio",
+            "The part of the budget that this gateway may use when it is cut off from the store.",
+            registry=registry,
+        )
+        self.store_calls = TallyHistogram(
+            "gateway_store_call_seconds",
+            "Time that calls of the store took, by script.",
+            ["script"],
+            _STORE_US,
+            registry,
+        )
+        self.store_failures = Counter(
+            "gateway_store_failures", "Calls of the store that failed, by reason.", ["reason"], registry=registry
         )
         self.log_dropped = Gauge(
             "gateway_log_dropped_events", "Log events dropped because their reader was too slow.", registry=registry

@@ -10,13 +10,14 @@ from typing import Any
 import orjson
 
 from proxy.app import App
+from proxy.clock import Clock
 from proxy.config import load, load_routes
 
 ROUTES = load_routes()
 
 
 @asynccontextmanager
-async def gateway(upstream_url: str, **overrides: Any) -> AsyncIterator[App]:
+async def gateway(upstream_url: str, *, clock: Clock | None = None, **overrides: Any) -> AsyncIterator[App]:
     """`overrides` are fields by their path, as in the environment: listen__max_body="1KiB", limits=[...]."""
     environment = {
         "GATEWAY__UPSTREAM__URL": upstream_url,
@@ -27,7 +28,6 @@ async def gateway(upstream_url: str, **overrides: Any) -> AsyncIterator[App]:
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
         environment[f"GATEWAY__{name.upper()}"] = text
     config = load(None, environment, ROUTES)
-    clock = None
     async with App(config, ROUTES, clock=clock) as app:
         yield app
 

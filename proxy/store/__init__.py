@@ -7,8 +7,8 @@ owns the clock that its windows run on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
 from policies.admission import Admission, Charge, Quota
 
@@ -31,6 +31,27 @@ class Usage(NamedTuple):
 
 
 class Store(Protocol):
+    @property
+    def poll_us(self) -> int | None:
+        """Where a reply may make room that came to somebody else: how soon to ask again. None: only ours do."""
+        ...
+
+    async def start(self) -> None:
+        """Before the first request. A store that cannot be reached does not hold up the start."""
+        ...
+
+    async def stop(self) -> None:
+        """After the last one."""
+        ...
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """`changed` is called when waits that were foretold hold no more."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """For the health page."""
+        ...
+
     async def reserve(self, reservation: Reservation) -> Admission:
         """Take all charges or none."""
         ...

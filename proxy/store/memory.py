@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple
 
 from policies.admission import Admission, Admitted, Charge, Quota, admit
+from policies.restart import ColdStart, Snapshot, restored, snapshot
 from policies.window import Window
 from proxy.clock import Clock
 from proxy.store import Reservation, Usage
@@ -30,6 +31,33 @@ class MemoryStore:
         self._rules: dict[str, Quota] | None = None
         """By name; None until somebody says."""
         self._until_sweep = _SWEEP_EVERY
+        self._cold: ColdStart | None = None
+        self._cold_until_us = 0
+
+    def begin_cold(self, cold: ColdStart, until_us: int) -> None:
+        """Windows that are made until then start as full as what was sent before us may have left them."""
+        self._cold, self._cold_until_us = cold, until_us
+
+    @property
+    def cold(self) -> bool:
+        """Windows are held for what may have been sent before us."""
+        return self._clock() < self._cold_until_us
+
+    def snapshots(self, wanted: Callable[[Quota], bool]) -> Iterator[tuple[tuple[str, ...], Snapshot]]:
+        """Of every window of the wanted rules that holds something."""
+        now_us = self._clock()
+        for key, kept in self._windows.items():
+            if wanted(kept.quota) and not kept.window.idle(now_us):
+                yield key, snapshot(kept.window, now_us)
+
+    def restore(self, key: tuple[str, ...], quota: Quota, taken: Snapshot, at_us: int) -> bool:
+        """Go on with a window as it was at `at_us`; False where nothing of it counts any more."""
+        now_us = self._clock()
+        window = restored(quota, taken, at_us, now_us)
+        if window.idle(now_us):
+            return False
+        self._windows[key] = _Kept(quota, window)
+        return True
 
     async def reserve(self, reservation: Reservation) -> Admission:
         if reservation.id in self._taken:
@@ -51,6 +79,18 @@ class MemoryStore:
         self._forget_idle(now_us)
         return admit([(charge, self._window(charge)) for charge in charges], now_us)
 
+    def look(self, charges: Iterable[Charge]) -> list[tuple[Charge, Window]]:
+        """The windows of charges, for somebody who decides over several stores at once. He calls tidy() between."""
+        return [(charge, self._window(charge)) for charge in charges]
+
+    def enter(self, number: str, states: list[tuple[Charge, Window]]) -> None:
+        """These were taken from for the reservation of that id, which ends in them."""
+        self._taken[number] = states
+
+    def tidy(self) -> None:
+        """Forget whom nobody will miss, now and then."""
+        self._forget_idle(self._clock())
+
     async def complete(self, reservation: Reservation) -> None:
         now_us = self._clock()
         for charge, window in self._taken.pop(reservation.id, ()):
@@ -59,6 +99,19 @@ class MemoryStore:
     async def refund(self, reservation: Reservation) -> None:
         for charge, window in self._taken.pop(reservation.id, ()):
             window.refund(charge.cost)
+
+    @property
+    def poll_us(self) -> None:
+        """All replies come here."""
+
+    async def start(self) -> None:
+        """Nothing to do: the windows are here."""
+
+    async def stop(self) -> None:
+        """Nothing to do."""
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """What was foretold holds: nobody else takes anything."""
 
     def adopt(self, quotas: Iterable[Quota]) -> None:
         """These are the rules from now on: windows are fitted at once, those of no rule kept until they are idle."""
@@ -78,18 +131,25 @@ class MemoryStore:
             for key, kept in self._windows.items()
         ]
 
+    def status(self) -> dict[str, Any]:
+        return {"kind": "memory", "status": "cold" if self.cold else "ok"}
+
     def _window(self, charge: Charge) -> Window:
         kept = self._windows.get(charge.key)
         if kept is None:
             self._until_sweep -= 1
             quota = self._today(charge.quota)
-            kept = self._windows[charge.key] = _Kept(quota, quota.new_window())
+            kept = self._windows[charge.key] = _Kept(quota, self._new_window(quota))
         elif kept.quota is not charge.quota:
             # A request that has waited since before a reload: the window is fitted to the rule of today.
             quota = self._today(charge.quota)
             if kept.quota is not quota:
-                kept = self._windows[charge.key] = _Kept(quota, quota.fitted(kept.window, self._clock()))
+                window = kept.window if kept.quota == quota else quota.fitted(kept.window, self._clock())
+                kept = self._windows[charge.key] = _Kept(quota, window)
         return kept.window
+
+    def _new_window(self, quota: Quota) -> Window:
+        return quota.new_window() if self._cold is None else self._cold.new_window(quota, self._clock())
 
     def _today(self, quota: Quota) -> Quota:
         """The rule that goes on with the windows of a quota: of its name, and of the same partition. Or itself."""

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -31,20 +32,22 @@ def free_port() -> int:
 
 @contextmanager
 def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    started = subprocess.Popen(
-        [sys.executable, "-m", "proxy", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield started
-    finally:
-        if started.poll() is None:
-            started.kill()
-        started.communicate()
+    """Each as if none had run before it, unless it is given an XDG_STATE_HOME."""
+    with tempfile.TemporaryDirectory() as nowhere:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "proxy", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "XDG_STATE_HOME": nowhere, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield started
+        finally:
+            if started.poll() is None:
+                started.kill()
+            started.communicate()
 
 
 def wait_until_ready(port: int, started: subprocess.Popen[str]) -> None:

@@ -289,7 +289,12 @@ GOOD = [
 BEYOND_A_SCHEMA = {
     "header_of_nothing",
     "one_port_for_both",
-    "store_without_scheme",
+    "store_ca_without_tls",
+    "store_key_without_certificate",
+    "store_no_such_ca",
+    "store_open_without_word",
+    "store_slow",
+    "store_state_file_nowhere",
     "upstream_host_with_two_dots",
     "bucket_without_burst",
     "burst_above_quota",
@@ -306,7 +311,6 @@ BEYOND_A_SCHEMA = {
     "proxies_no_network",
     "quota_window_too_short",
     "rules_of_one_name",
-    "store_unknown",
     "workers_without_store",
 }
 """What takes more than the shape of a value to see: `check` finds it."""

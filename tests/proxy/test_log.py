@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import socket
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from proxy import log
@@ -152,6 +157,53 @@ def test_everything_written_before_the_end_arrives() -> None:
 
     assert _read_all(reading).splitlines() == [b"%d" % number for number in range(1_000)]
     os.close(reading)
+
+
+def pieces_of(lines: list[bytes], *, shared: bool) -> list[bytes]:
+    """Each write by itself: a socket of packets keeps them apart, where a pipe does not."""
+    reading, writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sink = log.Sink(writing.fileno(), shared=shared)
+    for line in lines:
+        sink.put(line)
+    pieces: list[bytes] = []
+    reader = threading.Thread(target=lambda: pieces.extend(iter(lambda: reading.recv(1 << 20), b"")))
+    reader.start()
+    sink.close(10)
+    writing.close()
+    reader.join(10)
+    reading.close()
+    return pieces
+
+
+@given(st.lists(st.integers(1, 9_000).map(lambda length: b"x" * (length - 1) + b"\n"), min_size=1, max_size=20))
+@settings(max_examples=20)
+def test_several_processes_on_one_pipe_cannot_break_each_others_lines(lines: list[bytes]) -> None:
+    """What goes into a pipe in pieces of at most PIPE_BUF is not torn apart: whole lines, as many as fit."""
+    pieces = pieces_of(lines, shared=True)
+
+    assert b"".join(pieces) == b"".join(lines)
+    for piece in pieces:
+        assert piece.endswith(b"\n")
+        assert len(piece) <= select.PIPE_BUF or piece.count(b"\n") == 1
+    for piece, following in pairwise(pieces):
+        assert len(piece) + len(following.split(b"\n")[0]) + 1 > select.PIPE_BUF
+
+
+def test_one_process_writes_a_burst_at_once() -> None:
+    assert len(pieces_of([b"x" * 99 + b"\n"] * 500, shared=False)) < 10
+
+
+def test_every_event_of_a_worker_tells_which_one_it_is() -> None:
+    sink = Captured()
+    log.set_up("info", "json", sink, worker=3)
+    try:
+        structlog.configure(cache_logger_on_first_use=False)
+        structlog.get_logger().info("started")
+        log.request_events()({"id": "1"})
+    finally:
+        structlog.reset_defaults()
+
+    assert [(event["event"], event["worker"]) for event in sink.events()] == [("started", 3), ("request", 3)]
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -1,0 +1,140 @@
+"""redis-py as we need it: no hidden retries, short timeouts, one client per process, one name for all that goes wrong.
+
+Its defaults let one call to a hung server last for a minute, and send a command twice whose answer was lost. RESP2,
+because with RESP3 a connection that the server has closed is only noticed by the next command on it.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any, Final
+
+from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel, SSLConnection
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import Connection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MaxConnectionsError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TimeoutError,  # noqa: A004  # the library's own, which is not the built-in one
+)
+
+from policies.store_url import StoreKind
+from proxy.config_store import StoreSection
+
+Client = Redis | RedisCluster
+
+FAILURES: Final = (RedisError, RedisClusterException, OSError, EOFError)
+"""All that a call can end with besides its answer."""
+
+CONNECTIONS: Final = 8
+_TLS_HANDSHAKE_S: Final = 0.25
+
+_REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (AuthenticationError, "authentication"),
+    (AuthorizationError, "authentication"),
+    (NoPermissionError, "permission"),
+    (BusyLoadingError, "loading"),
+    (MaxConnectionsError, "pool"),
+    (MasterNotFoundError, "no-primary"),
+    (ReadOnlyError, "read-only"),
+    (OutOfMemoryError, "out-of-memory"),
+    (ClusterDownError, "cluster-down"),
+    (RedisClusterException, "cluster-down"),
+    (NoScriptError, "no-script"),
+    (ResponseError, "refused"),
+    (TimeoutError, "timeout"),
+    (builtins.TimeoutError, "timeout"),
+)
+
+
+class StoreLost(Exception):
+    """The store did not do what it was asked, or nobody knows whether it did. `reason` is one word for metrics."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def renamed(error: BaseException) -> StoreLost:
+    """What the library raised, in a word of ours: its texts can hold addresses and commands."""
+    return StoreLost(next((reason for kind, reason in _REASONS if isinstance(error, kind)), "unreachable"))
+
+
+def connected(store: StoreSection) -> Client:
+    """A client for the store; nothing is connected before the first call.
+
+    Except in a cluster, nothing but connecting has a time limit: the link has one for a whole exchange. The library's
+    own costs a task for each command.
+    """
+    address = store.address
+    match address.kind:
+        case StoreKind.SENTINEL:
+            options = _options(store)
+            sentinel_options = {name: options[name] for name in _OF_SENTINELS if name in options}
+            options["socket_timeout"] = None
+            sentinel = Sentinel(address.hosts, sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call]
+            primary: Redis = sentinel.master_for(address.service, max_connections=CONNECTIONS, db=address.db)
+            return primary
+        case StoreKind.CLUSTER:
+            nodes = [ClusterNode(host, port) for host, port in address.hosts]
+            return RedisCluster(
+                startup_nodes=nodes, max_connections=CONNECTIONS, require_full_coverage=False, **_options(store)
+            )
+        case _:
+            ((host, port),) = address.hosts
+            options = {**_options(store), "socket_timeout": None}
+            kind = SSLConnection if options.pop("ssl", False) else Connection
+            pool = ConnectionPool(
+                connection_class=kind, max_connections=CONNECTIONS, host=host, port=port, db=address.db, **options
+            )
+            return Redis.from_pool(pool)
+
+
+async def closed(client: Client) -> None:
+    """Close it, and the connections to the sentinels that it found its primary by."""
+    await client.aclose()
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    for sentinel in manager.sentinels if manager is not None else ():
+        await sentinel.aclose()
+
+
+_OF_SENTINELS: Final = (
+    "socket_timeout",
+    "socket_connect_timeout",
+    "retry",
+    "protocol",
+    "ssl",
+    "ssl_ca_certs",
+    "ssl_certfile",
+    "ssl_keyfile",
+)
+
+
+def _options(store: StoreSection) -> dict[str, Any]:
+    address, timeout_s = store.address, store.timeout / 1e6
+    options: dict[str, Any] = {
+        "username": address.username,
+        "password": address.password,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": max(timeout_s, _TLS_HANDSHAKE_S) if address.tls else timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+    }
+    if address.tls:
+        options["ssl"] = True
+        files = {"ssl_ca_certs": store.ca_file, "ssl_certfile": store.cert_file, "ssl_keyfile": store.key_file}
+        options |= {name: path for name, path in files.items() if path is not None}
+    return options

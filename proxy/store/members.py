@@ -1,0 +1,265 @@
+"""Who shares the budget: signs of life in the store, everybody's share, and what the gateways say of themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+import orjson
+import structlog
+
+from policies.admission import Charge, Quota
+from policies.quantities import duration_text
+from policies.sharing import Standing, exact
+from proxy.clock import Clock
+from proxy.metrics import Metrics
+from proxy.store import Usage, server_check
+from proxy.store.client import StoreLost
+from proxy.store.peers import Doorbell, Verdict, ring
+from proxy.store.remote import RemoteWindows, Void
+from proxy.store.windows_in_use import WindowsInUse
+from proxy.tasks import TaskOwner
+
+EVERY_S: Final = 0.3
+LOST_AFTER_US: Final = 1_500_000
+"""A gateway that has not been heard of for so long is lost to the others."""
+_FORGOTTEN_AFTER_US: Final = 900_000_000
+"""Nobody knows what became of it, and nobody keeps its share for it any longer."""
+_RETRY_S: Final = (0.0, 0.05, 0.1, 0.2, EVERY_S)
+_READ_AGAIN_US: Final = 10_000_000
+_RING_AGAIN_US: Final = 2_000_000
+
+
+class Member(NamedTuple):
+    share: int
+    at_us: int
+    """Its last sign of life, by the store's clock."""
+    shared: bool
+
+
+class About(NamedTuple):
+    address: str
+    rules: dict[str, str]
+
+
+class Members:
+    def __init__(
+        self,
+        remote: RemoteWindows,
+        *,
+        replicas: int,
+        towards: tuple[str, int],
+        keyed_by: str,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._remote = remote
+        self._replicas = replicas
+        self._towards = towards
+        self._keyed_by = keyed_by
+        """A fingerprint of what keys the hashes of API keys: gateways that differ in it do not share those windows."""
+        self._clock = clock
+        self._metrics = metrics
+        self._in_use = WindowsInUse(remote, clock)
+        self._doorbell = Doorbell(remote.replica)
+        self._tasks = TaskOwner()
+        self._table: dict[bytes, Member] = {}
+        self._about: dict[bytes, About] = {}
+        self._reached: set[bytes] = set()
+        self._rung_us: dict[bytes, int] = {}
+        self._restore: list[Any] = []
+        self._boot = b""
+        self._longest_us = 0
+        """Of the exact windows: so long after it has lost its memory the store grants nothing of them."""
+        self._said = b""
+        self._rules: dict[str, str] = {}
+        self._read_us = 0
+        self._reason = ""
+        self._told: set[tuple[bytes, str]] = set()
+        self._hurry = asyncio.Event()
+        self._numbers = itertools.count()
+        self._log: Any = structlog.get_logger()
+
+    @property
+    def count(self) -> int:
+        """How many gateways give signs of life, this one included."""
+        return max(1, sum(self._alive(member) for member in self._table.values()))
+
+    def next_id(self) -> str:
+        return f"s{next(self._numbers)}"
+
+    def adopt(self, quotas: Iterable[Quota]) -> None:
+        rules = list(quotas)
+        self._in_use.adopt(rules)
+        self._longest_us = max((quota.window_us for quota in rules if exact(quota)), default=0)
+        self._rules = {quota.name: _in_words(quota) for quota in rules}
+        self._said = b""
+        self._told.clear()
+
+    def saw(self, charges: tuple[Charge, ...]) -> None:
+        self._in_use.saw(charges)
+
+    async def usage(self) -> list[Usage]:
+        return await self._in_use.usage()
+
+    async def warnings(self) -> list[str]:
+        """What should be known of the server."""
+        found = await server_check.warnings(self._remote.link.client, self._remote.state, self._remote.offset_us)
+        for warning in found:
+            self._log.warning("doubtful_store", warning=warning)
+        return found
+
+    async def close(self) -> None:
+        await self._tasks.close()
+        await self._doorbell.close()
+
+    async def leave(self) -> None:
+        """Our share is free, and nothing of ours is in flight."""
+        await self._remote.bury(self._remote.replica.encode(), [])
+
+    def hurry(self) -> None:
+        """Something has gone wrong: look at once whether the store is there."""
+        self._hurry.set()
+
+    async def pause(self, failures: int) -> None:
+        """Until the next sign of life is due. Soon after a failure, then less often."""
+        seconds = _RETRY_S[min(failures, len(_RETRY_S) - 1)] if failures else EVERY_S
+        try:
+            async with asyncio.timeout(seconds * random.uniform(0.8, 1.0)):  # noqa: S311  # so that not all come at once
+                await self._hurry.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._hurry.clear()
+
+    async def beat(self, standing: Standing) -> bool:
+        """Give a sign of life; raises StoreLost. False: it came too late and counts for nothing."""
+        began_us = self._clock()
+        words = await self._words()
+        try:
+            answer = await self._remote.beat(
+                [
+                    int(standing.shared(began_us)),
+                    standing.share,
+                    self._replicas,
+                    LOST_AFTER_US,
+                    _FORGOTTEN_AFTER_US,
+                    b"" if words == self._said else words,
+                    *self._restore,
+                ]
+            )
+        except StoreLost as lost:
+            self._reason, self._said = lost.reason, b""
+            raise
+        if isinstance(answer, Void):
+            return False
+        self._said, self._reason = words, ""
+        self._take(answer)
+        standing.heard(began_us, int(answer[3]))
+        if self._longest_us:
+            standing.holds(int(self._boot) + self._longest_us - self._remote.offset_us)
+        await self._in_use.tell()
+        await self._look_around()
+        return True
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "kind": "redis",
+            "replicas": self.count,
+            "share": round(self._share / 1e6, 4),
+            "failure": self._reason or None,
+            "clock_offset_ms": round(self._remote.offset_us / 1000),
+        }
+
+    @property
+    def _share(self) -> int:
+        own = self._table.get(self._remote.replica.encode())
+        return own.share if own is not None else 0
+
+    def _alive(self, member: Member) -> bool:
+        return self._clock() + self._remote.offset_us - member.at_us <= LOST_AFTER_US
+
+    def _take(self, answer: list[Any]) -> None:
+        """The table as it is now; where the store has lost it, what we remember is entered again with the next sign."""
+        table = {
+            answer[at]: Member(int(answer[at + 2]), int(answer[at + 1]), answer[at + 3] == b"shared")
+            for at in range(5, len(answer), 4)
+        }
+        self._restore = []
+        if answer[1] != self._boot:
+            if self._boot:
+                gone = [(name, member.share) for name, member in self._table.items() if name not in table]
+                self._restore = [word for pair in gone for word in pair]
+                self._log.warning("store_emptied", replicas=len(self._table))
+            self._boot, self._said = answer[1], b""
+        if table.keys() != self._table.keys():
+            self._read_us = 0
+        self._table = table
+
+    async def _words(self) -> bytes:
+        """What we say of ourselves."""
+        if not self._doorbell.address:
+            with suppress(OSError):  # a store whose name is not known yet: the next time
+                await self._doorbell.open(self._towards)
+        return orjson.dumps({"address": self._doorbell.address, "rules": self._rules, "keyed_by": self._keyed_by})
+
+    async def _look_around(self) -> None:
+        now_us = self._clock()
+        if now_us - self._read_us >= _READ_AGAIN_US or not self._read_us:
+            self._read_us = now_us
+            self._read(await self._remote.what_they_say())
+        for name, member in list(self._table.items()):
+            about = self._about.get(name)
+            if name == self._remote.replica.encode() or about is None or not about.address:
+                continue
+            wanted = name not in self._reached if self._alive(member) else name in self._reached
+            if wanted and now_us - self._rung_us.get(name, 0) >= _RING_AGAIN_US:
+                self._rung_us[name] = now_us
+                self._tasks.spawn(self._ring(name, about.address), "store-ring")
+
+    async def _ring(self, name: bytes, address: str) -> None:
+        """Has it been reached before, and does it refuse now? Then its share and what it had in flight are free."""
+        verdict = await ring(address, name.decode())
+        member = self._table.get(name)
+        if verdict is Verdict.ALIVE:
+            self._reached.add(name)
+        elif verdict is Verdict.DEAD and name in self._reached and member is not None and not self._alive(member):
+            try:
+                held = [charge for charge in await self._in_use.charges() if exact(charge.quota)]
+                await self._remote.bury(name, held)
+            except StoreLost:
+                return
+            self._reached.discard(name)
+            self._log.warning("replica_dead", replica=name.decode())
+
+    def _read(self, said: dict[bytes, bytes]) -> None:
+        """Gateways that go by different rules are told apart by name and number."""
+        self._about = {}
+        for name, words in said.items():
+            about = orjson.loads(words)
+            self._about[name] = About(about["address"], about["rules"])
+            if name == self._remote.replica.encode():
+                continue
+            for rule in sorted(self._rules.keys() | about["rules"].keys()):
+                ours, theirs = self._rules.get(rule, "no such rule"), about["rules"].get(rule, "no such rule")
+                if ours != theirs:
+                    self._warn(name, f"limits: {rule} is {ours} here and {theirs} in replica {name.decode()}")
+            if about["keyed_by"] != self._keyed_by:
+                self._warn(
+                    name, f"identity.hash_key: replica {name.decode()} hashes API keys otherwise: no shared limits"
+                )
+
+    def _warn(self, name: bytes, warning: str) -> None:
+        if (name, warning) not in self._told:
+            self._told.add((name, warning))
+            self._log.warning("replicas_disagree", warning=warning)
+
+
+def _in_words(quota: Quota) -> str:
+    burst = f", burst {quota.burst}" if quota.burst else ""
+    each = " and ".join(quota.partition) or "everybody"
+    return f"{quota.limit}/{duration_text(quota.window_us)} {quota.window} per {each}{burst}"

@@ -1,0 +1,89 @@
+"""Is a gateway whose sign of life is missing dead, or only cut off from the store?
+
+The difference is its share of the budget: of one that is cut off it must be left alone, of one that is dead it can be
+used again at once. The store cannot tell. So each gateway listens on a port of its own, where it says its name to
+whoever connects and nothing else. One that has been reached there before and now refuses the connection, or answers by
+another name, is dead. One that cannot be reached at all may be anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from enum import Enum
+from typing import Final
+
+_PATIENCE_S: Final = 0.5
+_LONGEST_NAME: Final = 64
+_NOBODY_LISTENS: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
+
+
+class Verdict(Enum):
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+
+
+class Doorbell:
+    """Where the others can ask whether we live."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name.encode() + b"\n"
+        self._server: asyncio.Server | None = None
+        self.address = ""
+        """host:port, empty while nobody listens."""
+
+    async def open(self, towards: tuple[str, int]) -> None:
+        """Listen where the store is reached from: whoever shares it can most likely reach us there."""
+        if self._server is not None:
+            return
+        host = await _own_address(towards)
+        self._server = await asyncio.start_server(self._answer, host, 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server, self.address = None, ""
+
+    async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(self._name)
+            await writer.drain()
+        except OSError:
+            pass  # whoever asked has gone
+        finally:
+            writer.close()
+
+
+async def ring(address: str, name: str) -> Verdict:
+    """Who answers there? DEAD means: not this gateway, for certain, if it ever was there."""
+    host, _, port = address.rpartition(":")
+    writer = None
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            answer = await reader.read(_LONGEST_NAME + 1)
+    except (TimeoutError, ValueError):
+        return Verdict.UNKNOWN
+    except OSError as error:
+        return Verdict.DEAD if error.errno in _NOBODY_LISTENS else Verdict.UNKNOWN
+    finally:
+        if writer is not None:
+            writer.close()
+    if not answer.endswith(b"\n"):
+        return Verdict.UNKNOWN
+    return Verdict.ALIVE if answer.strip() == name.encode() else Verdict.DEAD
+
+
+async def _own_address(towards: tuple[str, int]) -> str:
+    """Our address on the way there; nothing is sent to find it out."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(*towards, type=socket.SOCK_DGRAM)
+    family, kind, protocol, _, target = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(target)
+        return str(probe.getsockname()[0])

@@ -1,0 +1,249 @@
+"""The windows in Redis: what the scripts are asked, and what their answers mean. Raises StoreLost, decides nothing.
+
+Every key of an egress has the same hash tag, so that one script may look at all of them in a cluster too. The instant
+of every decision is Redis' own. API keys come here as keyed hashes and in no other form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from policies.admission import Admitted, Charge, Deferred, Filled
+from proxy.clock import Clock
+from proxy.metrics import Metrics
+from proxy.store import Reservation, Usage
+from proxy.store.client import Client
+from proxy.store.link import Call, Forget, Link, Script
+from proxy.store.wording import BUCKET, HELD, Wording, kind_of
+from proxy.tasks import TaskOwner
+
+RESERVE: Final = Script("logs", "reserve")
+RESERVE_ALL: Final = Script("logs", "others", "reserve")
+"""The same for windows of all kinds; most requests spend logs only, and cost Redis less that way."""
+END: Final = Script("logs", "end")
+END_ALL: Final = Script("logs", "others", "end")
+USAGE: Final = Script("logs", "others", "usage")
+BEAT: Final = Script("logs", "beat")
+BURY: Final = Script("logs", "bury")
+BAN: Final = Script("logs", "ban")
+FORGET: Final = Script("logs", "forget")
+INDEX: Final = Script("logs", "index")
+ABOUT: Final = Script("about")
+
+_GRANTED, _DEFERRED, _BANNED, _HOLDING, _VOID, _REPEATED = range(6)
+
+
+class Granted(NamedTuple):
+    """Taken. `admitted.filled`: the windows that requests are spaced out in, as all gateways fill them."""
+
+    admitted: Admitted
+
+
+class Holding(NamedTuple):
+    """The store has lost its memory: nothing exact is granted for so long."""
+
+    wait_us: int
+
+
+class Banned(NamedTuple):
+    """Nothing is sent upstream for so long."""
+
+    wait_us: int
+
+
+class Void(NamedTuple):
+    """The call came later than it was of use, or the store's clock has made a step: nothing was done."""
+
+
+class Ending(NamedTuple):
+    """The end of a reservation: completed, or given back because it was not sent."""
+
+    reservation: Reservation
+    completed: bool
+
+
+class RemoteWindows:
+    """`replica` begins the ids of all that we take. `clock` is our own, `fixed` stands in for Redis' in tests."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        egress: str,
+        replica: str,
+        lease_us: int,
+        timeout_us: int,
+        clock: Clock,
+        metrics: Metrics,
+        fixed: Clock | None = None,
+    ) -> None:
+        self.replica = replica
+        self.offset_us = 0
+        """Redis' clock minus ours."""
+        self._wording = Wording(egress, clock)
+        prefix = self._wording.prefix
+        self.state = prefix + b"state"
+        self._replicas = prefix + b"replicas"
+        self._about = prefix + b"about"
+        self._flying = prefix + b"flying"
+        self._index = prefix + b"windows"
+        self._lease_us = lease_us
+        self._timeout_us = timeout_us
+        self._clock = clock
+        self._fixed = fixed
+        self._synced = False
+        self.link = Link(
+            client,
+            metrics,
+            clock,
+            timeout_s=timeout_us / 1e6,
+            forget=Forget(FORGET, self.state, self._now_or_zero),
+            not_after=self._not_after,
+        )
+
+    def start(self, tasks: TaskOwner) -> None:
+        self.link.start(tasks)
+
+    async def reserve(
+        self, reservation: Reservation, *, ended_by_reply: bool = True, orphaned: Callable[[], None] | None = None
+    ) -> Granted | Deferred | Holding | Banned | Void:
+        """Take all charges or none. `orphaned`: it was taken, or may have been, for a caller that had gone."""
+        answer = await self.link.call(self._reservation(reservation, ask=True, lease=ended_by_reply, orphaned=orphaned))
+        self._heard(int(answer[1]))
+        match answer[0]:
+            case 0:
+                return Granted(self._admitted(reservation.charges, answer))
+            case 1:
+                binding = reservation.charges[answer[3] - 1]
+                return Deferred(-1 if answer[4] else int(answer[2]), binding)
+            case 2:
+                return Banned(int(answer[2]))
+            case 3:
+                return Holding(int(answer[2]))
+            case 5:
+                return Granted(Admitted())
+            case _:
+                return Void()
+
+    async def record(self, reservation: Reservation) -> bool:
+        """Enter what is sent all the same. False: the call was void."""
+        answer = await self.link.call(self._reservation(reservation, ask=False, lease=True, orphaned=None))
+        self._heard(int(answer[1]))
+        return bool(answer[0] != _VOID)
+
+    async def end(self, endings: Sequence[Ending]) -> None:
+        answer = await self.link.call(self._endings(endings))
+        self._heard(int(answer[0]))
+
+    async def usage(self, charges: Sequence[Charge]) -> list[Usage]:
+        answer = await self.link.call(self._usages(charges))
+        return [
+            Usage(charge.key, charge.quota, answer[at], -1 if answer[at + 2] else int(answer[at + 1]))
+            for at, charge in zip(range(0, len(answer), 3), charges, strict=True)
+        ]
+
+    def ends(self, reservation: Reservation) -> bool:
+        """Whether the store must hear of its end."""
+        return self._wording.of(reservation.charges).ends
+
+    async def ban(self, for_us: int) -> None:
+        await self.link.call(Call(BAN, [self.state], [self._now_or_zero(), for_us]))
+
+    async def beat(self, args: Sequence[Any]) -> list[Any] | Void:
+        """beat.lua; `args` are those behind our id."""
+        keys = [self.state, self._replicas, self._about, self._flying]
+        began_us = self._clock()
+        # Without an idea of Redis' clock nothing can be too late.
+        call = Call(BEAT, keys, [self._now_or_zero(), 0, self.replica, *args], fenced=self._synced)
+        answer = await self.link.call(call)
+        if answer[0] == b"void":
+            self._heard(int(answer[1]), began_us)
+            return Void()
+        self._heard(int(answer[0]), began_us)
+        return list(answer)
+
+    async def bury(self, replica: bytes, held: Sequence[Charge]) -> None:
+        """A gateway is known to be dead: what it had in flight runs out from now on."""
+        windows = [self._wording.key(charge) for charge in held]
+        keys = [self._replicas, self._about, self._flying, *windows]
+        await self.link.call(Call(BURY, keys, [self._now_or_zero(), replica]))
+
+    async def note_windows(self, names: Sequence[bytes], *, forgotten_after_us: int, most: int) -> list[bytes]:
+        """Enter windows as being in use; the answer names them all, the latest first."""
+        args = [self._now_or_zero(), forgotten_after_us, most, *names]
+        return list(await self.link.call(Call(INDEX, [self._index], args)))
+
+    async def what_they_say(self) -> dict[bytes, bytes]:
+        """What each gateway says of itself, by its id."""
+        answer = await self.link.call(Call(ABOUT, [self._about], [self._now_or_zero()]))
+        return dict(zip(answer[::2], answer[1::2], strict=True))
+
+    def _reservation(
+        self, reservation: Reservation, *, ask: bool, lease: bool, orphaned: Callable[[], None] | None
+    ) -> Call:
+        told = self._wording.of(reservation.charges)
+        block = self._wording.block(told)
+        args: list[Any] = [
+            self._now_or_zero(),
+            0,
+            self._id(reservation),
+            self._lease_us if lease else 0,
+            int(ask),
+            int(told.upstream),
+            told.mark,
+            block,
+        ]
+        script = RESERVE if told.only_logs else RESERVE_ALL
+        gone = None if orphaned is None else lambda _: orphaned()
+        return Call(script, (self.state, self._flying, *told.keys), args, fenced=self._synced, orphaned=gone)
+
+    def _endings(self, endings: Sequence[Ending]) -> Call:
+        keys: dict[bytes, int] = {self._flying: 1}
+        args: list[Any] = [self._now_or_zero()]
+        only_logs = True
+        for reservation, completed in endings:
+            told = self._wording.of(reservation.charges)
+            only_logs = only_logs and told.only_logs
+            mark = keys.setdefault(told.keys[told.mark - 1], len(keys) + 1) if told.mark else 1
+            args += (self._id(reservation), b"c" if completed else b"r", mark, 0)
+            count = len(args) - 1
+            for key, charge in zip(told.keys, told.charges, strict=True):
+                kind = kind_of(charge.quota)
+                if kind == HELD or (kind == BUCKET and not completed):
+                    args += (keys.setdefault(key, len(keys) + 1), kind, charge.cost)
+                    args[count] += 1
+        return Call(END if only_logs else END_ALL, list(keys), args)
+
+    def _usages(self, charges: Sequence[Charge]) -> Call:
+        told = self._wording.once(tuple(charges))
+        return Call(USAGE, (self.state, *told.keys), [self._now_or_zero(), told.block])
+
+    @staticmethod
+    def _admitted(charges: tuple[Charge, ...], answer: list[Any]) -> Admitted:
+        over, near, rooms = answer[2], answer[3], answer[4:]
+        filled = tuple(Filled(limit, used) for limit, used in zip(rooms[::2], rooms[1::2], strict=True))
+        if not over and not near:
+            return Admitted(filled=filled)
+        return Admitted(_chosen(charges, over), _chosen(charges, near), filled)
+
+    def _id(self, reservation: Reservation) -> str:
+        return f"{self.replica}:{reservation.id}"
+
+    def _now_or_zero(self) -> int:
+        return 0 if self._fixed is None else self._fixed()
+
+    def _not_after(self) -> int:
+        return self._clock() + self.offset_us + 2 * self._timeout_us
+
+    def _heard(self, store_us: int, began_us: int | None = None) -> None:
+        """What time it is over there, to within the way there and back."""
+        if self._fixed is None:
+            now_us = self._clock()
+            middle_us = now_us if began_us is None else (began_us + now_us) // 2
+            self.offset_us = store_us - middle_us
+            self._synced = True
+
+
+def _chosen(charges: tuple[Charge, ...], mask: int) -> tuple[Charge, ...]:
+    return tuple(charge for place, charge in enumerate(charges) if mask >> place & 1)

@@ -1,0 +1,160 @@
+"""Several gateways with one store in front of one exchange, saturated, while something happens to the store.
+
+Load is uneven and shifts when asked: a budget that is divided in the moment of a failure would not survive that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+from proxy.app import App
+from proxy.clock import Clock, system_clock
+from tests.fake_bybit import FakeBybit, Settings
+from tests.gateway_fixture import gateway, url
+
+LIMIT, WINDOW_S = 240, 2.0
+"""The rate of the real limit in a shorter window: the same happens sooner."""
+LIMITS = [{"name": "bybit-ip", "quota": f"{LIMIT}/2s", "window": "held", "when_full": "wait", "refuse_with": "bybit"}]
+HOLD_S = WINDOW_S + 1.0
+"""A window, and what timers and round trips add on a busy machine."""
+RECOVERY_S = 2 * WINDOW_S
+
+
+class Fleet:
+    """Gateways, and clients that never have enough. `weights`: how many clients ask which gateway."""
+
+    def __init__(self, exchange: FakeBybit, apps: Sequence[App], weights: Sequence[int]) -> None:
+        self.exchange = exchange
+        self.apps = list(apps)
+        self.targets = [url(app, "/v5/market/time") for app in apps]
+        self.statuses: dict[int, int] = {}
+        self._weights = list(weights)
+        self._arrivals: list[tuple[float, int]] = []
+
+    def shift(self, *weights: int) -> None:
+        """From now on the load lies otherwise."""
+        self._weights[:] = weights
+
+    def modes(self) -> list[str]:
+        return [str(app.store.status().get("mode")) for app in self.apps]
+
+    def arrived(self, since: float, until: float) -> int:
+        """Requests that the exchange has seen between two instants of time.monotonic()."""
+        before = [count for when, count in self._arrivals if when <= since] or [0]
+        after = [count for when, count in self._arrivals if when <= until] or [0]
+        return after[-1] - before[-1]
+
+    def usable(self, since: float, until: float) -> float:
+        """How much of the budget was used in that time."""
+        return self.arrived(since, until) / (LIMIT * (until - since) / WINDOW_S)
+
+    def longest_standstill(self, since: float) -> float:
+        """The longest time in which nothing arrived at the exchange."""
+        moves = [since]
+        for (_, count), (when, later) in itertools.pairwise(self._arrivals):
+            if later > count and when > since:
+                moves.append(when)
+        moves.append(self._arrivals[-1][0])
+        return max(later - earlier for earlier, later in itertools.pairwise(moves))
+
+    def timeline(self, since: float, step: float = 0.25) -> str:
+        """Arrivals in each quarter of a second, for whoever reads a failure."""
+        ends = self._arrivals[-1][0]
+        steps = [since + step * number for number in range(int((ends - since) / step))]
+        return " ".join(str(self.arrived(at, at + step)) for at in steps)
+
+    def fullest(self, since: float) -> float:
+        """How much of the budget was used in the fullest window since then."""
+        ends = self._arrivals[-1][0]
+        starts = [when for when, _ in self._arrivals if since <= when <= ends - WINDOW_S]
+        return max(self.arrived(start, start + WINDOW_S) for start in starts) / LIMIT
+
+    async def until(self, holds: Callable[[], bool], what: str, seconds: float = 20.0) -> float:
+        """Wait for another process or a timer of the gateway, bounded; the answer is when it came."""
+        ends = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < ends, f"{what} did not come; modes {self.modes()}"
+            await asyncio.sleep(0.02)
+        return time.monotonic()
+
+    async def sample(self) -> None:
+        while True:
+            self._arrivals.append((time.monotonic(), self.exchange.stats.requests))
+            await asyncio.sleep(0.02)
+
+    async def client(self, session: aiohttp.ClientSession, number: int) -> None:
+        while True:
+            at = number % sum(self._weights)
+            place = next(place for place, end in enumerate(itertools.accumulate(self._weights)) if at < end)
+            try:
+                async with session.get(self.targets[place]) as answer:
+                    await answer.read()
+                    self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.05)  # that gateway has just been killed
+
+
+@asynccontextmanager
+async def fleet(
+    store_urls: Sequence[str],
+    *,
+    clients: int = 60,
+    weights: Sequence[int] = (10, 1, 1),
+    skews_us: Sequence[int] = (0, 0, 0),
+    **overrides: Any,
+) -> AsyncIterator[Fleet]:
+    """One gateway for each URL. A jittered exchange that bans; it must never have a reason."""
+    settings = Settings(record_size=1, ip_limit=LIMIT, ip_window_us=int(WINDOW_S * 1e6))
+    async with AsyncExitStack() as stack:
+        exchange = await stack.enter_async_context(FakeBybit(settings=settings))
+        jitter(exchange)
+        apps = [
+            await stack.enter_async_context(
+                gateway(
+                    exchange.url,
+                    clock=skewed(skew_us),
+                    limits=LIMITS,
+                    queue__max_wait="60s",
+                    store__url=store_url,
+                    store__replicas=str(len(store_urls)),
+                    **overrides,
+                )
+            )
+            for store_url, skew_us in zip(store_urls, skews_us, strict=True)
+        ]
+        running = Fleet(exchange, apps, weights)
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=90))
+        )
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(running.client(session, number)) for number in range(clients)]
+            tasks.append(group.create_task(running.sample()))
+            await running.until(lambda: running.modes() == ["shared"] * len(apps), "the shared budget")
+            await asyncio.sleep(2 * WINDOW_S)  # until the budget is in use: time is what a window is made of
+            try:
+                yield running
+            finally:
+                for task in tasks:
+                    task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def jitter(exchange: FakeBybit, delay_us: int = 10_000) -> None:
+    """The network is as long as that each way, on average; it was another one before."""
+    exchange.faults.clear()
+    for leg in ("request", "response"):
+        exchange.faults.add({"kind": "jitter", "leg": leg, "delay_us": delay_us})
+
+
+def skewed(by_us: int) -> Clock:
+    now_us = system_clock()
+    return lambda: now_us() + by_us
