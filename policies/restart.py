@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from policies.admission import Counts, Quota, WindowKind
+from policies.admission import Quota, WindowKind
 from policies.bucket import TokenBucket
+from policies.sharing import exact, set_aside
 from policies.slotted import SlottedWindow
 from policies.window import CompletionLog, SendLog, Window
 
-EMERGENCY_PERCENT: Final = 2
-"""Of a limit, rounded down: what may be sent while the rest is held, to close a position rather than to trade."""
 LATE_US: Final = 5_000_000
 """A sign of life may be that much older than the life: signs come once a second, and a machine may be busy."""
 BELIEVABLE_US: Final = 30 * 86_400_000_000
@@ -60,14 +59,9 @@ def beginning(found: Found, away_us: int | None, longest_us: int) -> Beginning:
     return Beginning.HELD
 
 
-def is_held(quota: Quota) -> bool:
-    """The exchange counts this one: what it has counted outlives us."""
-    return quota.window is WindowKind.HELD and quota.counts is Counts.UPSTREAM
-
-
 def longest_us(quotas: Iterable[Quota]) -> int:
     """How long the exchange may remember, by the rules that model it."""
-    return max((quota.window_us for quota in quotas if is_held(quota)), default=0)
+    return max((quota.window_us for quota in quotas if exact(quota)), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +73,11 @@ class ColdStart:
     """The names of those that it concerns; None: all."""
 
     def new_window(self, quota: Quota, now_us: int) -> Window:
-        concerned = is_held(quota) and (self.rules is None or quota.name in self.rules)
+        concerned = exact(quota) and (self.rules is None or quota.name in self.rules)
         if not concerned or now_us - self.since_us >= quota.window_us:
             return quota.new_window()
         window = CompletionLog(quota.limit, quota.window_us)
-        window.begin_with(quota.limit - quota.limit * EMERGENCY_PERCENT // 100, self.since_us)
+        window.begin_with(quota.limit - set_aside(quota), self.since_us)
         return window
 
 

@@ -19,7 +19,8 @@ import structlog
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from policies.admission import Quota, WindowKind
-from policies.restart import Beginning, ColdStart, Found, Snapshot, beginning, is_held, longest_us
+from policies.restart import Beginning, ColdStart, Found, Snapshot, beginning, longest_us
+from policies.sharing import exact
 from proxy.clock import Clock, Sleep
 from proxy.store.memory import MemoryStore
 from proxy.store.state_file import AUTO, InUseError, NotOursError, StateFile, first_usable
@@ -198,11 +199,11 @@ class Keeper:
         """Those that the exchange counts come first; None where not even they fit."""
         rows: list[dict[str, Any]] = []
         numbers = 0
-        for wanted in (is_held, lambda quota: not is_held(quota)):
+        for wanted in (exact, lambda quota: not exact(quota)):
             for key, taken in self._store.snapshots(wanted):
                 numbers += len(taken.state) + len(taken)
                 if numbers > _MOST_NUMBERS:
-                    return None if wanted is is_held else rows
+                    return None if wanted is exact else rows
                 rows.append({"key": list(key), **taken._asdict()})
         return rows
 

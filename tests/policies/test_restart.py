@@ -15,11 +15,11 @@ from policies.restart import (
     ColdStart,
     Found,
     beginning,
-    is_held,
     longest_us,
     restored,
     snapshot,
 )
+from policies.sharing import exact
 from policies.window import CompletionLog, Window
 
 WINDOW_US = 1_000
@@ -177,7 +177,7 @@ def test_a_window_that_is_first_used_after_its_length_is_empty() -> None:
 @pytest.mark.parametrize("quota", OTHERS, ids=[quota.name for quota in OTHERS])
 def test_what_we_count_ourselves_is_not_held(quota: Quota) -> None:
     assert ColdStart(BEGAN_US).new_window(quota, BEGAN_US).used(BEGAN_US) == 0
-    assert not is_held(quota)
+    assert not exact(quota)
 
 
 def test_only_the_rules_that_nothing_is_known_of_can_be_held() -> None:
