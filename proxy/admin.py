@@ -14,6 +14,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from policies.priority import Priority
+from policies.sharing import Mode
 from proxy import combined, errors
 from proxy.cache import L1
 from proxy.clock import Clock
@@ -169,6 +170,7 @@ class Admin:
             metrics.queue_depth.labels(priority.name.lower()).set(self._limiter.waiting_of(priority))
         metrics.cache_bytes.set(0 if self.l1 is None else self.l1.size_bytes)
         metrics.log_dropped.set(0 if self._sink is None else self._sink.dropped)
+        self._show_store(self._store.status())
         fullest: dict[str, Usage] = {}
         for usage in await self._store.usage():
             known = fullest.get(usage.quota.name)
@@ -179,6 +181,16 @@ class Admin:
         for rule, usage in fullest.items():
             metrics.window_used.labels(rule).set(usage.used)
             metrics.window_limit.labels(rule).set(usage.quota.burst or usage.quota.limit)
+
+    def _show_store(self, status: dict[str, Any]) -> None:
+        """How this gateway spends, where it shares a store."""
+        if "mode" not in status:
+            return
+        metrics = self._metrics
+        for mode in Mode:
+            metrics.store_mode.labels(mode.value).set(mode is status["mode"])
+        metrics.store_replicas.set(status["replicas"])
+        metrics.store_share.set(status["share"])
 
 
 def reserved(raw_target: str) -> bool:

@@ -13,6 +13,13 @@ def advice(config: Config) -> Iterator[str]:
     """Warnings in words, each with the place it is about."""
     if config.upstream.plain_and_remote:
         yield f"upstream.url: {config.upstream.url} is plain http beyond this machine: orders go unencrypted"
+    if config.store.shared and config.store.replicas == 1:
+        yield (
+            "store.replicas: 1, with a store that gateways can share: one that starts while it is away takes the whole "
+            "budget; say how many gateways there can be"
+        )
+    if config.store.shared and config.identity.hash_key is None and not config.store.address.password:
+        yield "identity.hash_key: nothing secret keys the hashes of API keys in the store: it has no password either"
     enforced = [quota for counts in Counts for quota in config.quotas(counts) if not quota.shadow]
     shared = [quota for quota in enforced if _protects_the_address(quota)]
     if not shared:

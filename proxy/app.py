@@ -252,6 +252,7 @@ async def serve(config: Config, routes: RouteTable, sink: Sink, source: Source, 
         logger.info("started", port=app.port, upstream=config.upstream.url, rules=[rule.name for rule in config.limits])
         if lifeline is None:
             greet(config, app.port)
+            sys.stderr.write("".join(f"WARNING: {warning}\n" for warning in app.store.warnings))
         else:
             lifeline.serving()
         _calm_collector()

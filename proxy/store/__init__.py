@@ -7,7 +7,7 @@ owns the clock that its windows run on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from policies.admission import Admission, Charge, Quota
@@ -31,6 +31,11 @@ class Usage(NamedTuple):
 
 
 class Store(Protocol):
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the operator should know, after start()."""
+        ...
+
     @property
     def poll_us(self) -> int | None:
         """Where a reply may make room that came to somebody else: how soon to ask again. None: only ours do."""

@@ -106,8 +106,12 @@ class Members:
     async def usage(self) -> list[Usage]:
         return await self._in_use.usage()
 
-    async def warnings(self) -> list[str]:
+    async def warnings(self, *, up: bool) -> list[str]:
         """What should be known of the server."""
+        if not up:
+            return [
+                f"store.url: not reached ({self._reason or 'timeout'}); until it is, this gateway goes by its own share"
+            ]
         found = await server_check.warnings(self._remote.link.client, self._remote.state, self._remote.offset_us)
         for warning in found:
             self._log.warning("doubtful_store", warning=warning)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from policies.admission import Admission, Admitted, Charge, Quota, admit
@@ -23,6 +23,8 @@ class _Kept(NamedTuple):
 
 
 class MemoryStore:
+    warnings: Sequence[str] = ()
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._windows: dict[tuple[str, ...], _Kept] = {}

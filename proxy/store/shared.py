@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -62,8 +62,7 @@ class SharedStore:
         self._divided: frozenset[int] = frozenset()
         self._tasks = TaskOwner()
         self._looked = asyncio.Event()
-        self.warnings: list[str] = []
-        """What should be known of the server: filled by start()."""
+        self.warnings: Sequence[str] = ()
         self._log: Any = structlog.get_logger()
 
     # What every store does.
@@ -81,8 +80,7 @@ class SharedStore:
                 await self._looked.wait()
         except TimeoutError:
             pass  # it goes on without, as at any other time
-        if self._standing.up:
-            self.warnings = await self._members.warnings()
+        self.warnings = await self._members.warnings(up=self._standing.up)
 
     async def stop(self) -> None:
         """The last words: what has ended, and that our share is free."""
