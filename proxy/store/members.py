@@ -44,6 +44,7 @@ class Member(NamedTuple):
 class About(NamedTuple):
     address: str
     rules: dict[str, str]
+    keyed_by: str
 
 
 class Members:
@@ -244,15 +245,17 @@ class Members:
         """Gateways that go by different rules are told apart by name and number."""
         self._about = {}
         for name, words in said.items():
-            about = orjson.loads(words)
-            self._about[name] = About(about["address"], about["rules"])
+            about = _about(words)
+            if about is None:
+                continue
+            self._about[name] = about
             if name == self._remote.replica.encode():
                 continue
-            for rule in sorted(self._rules.keys() | about["rules"].keys()):
-                ours, theirs = self._rules.get(rule, "no such rule"), about["rules"].get(rule, "no such rule")
+            for rule in sorted(self._rules.keys() | about.rules.keys()):
+                ours, theirs = self._rules.get(rule, "no such rule"), about.rules.get(rule, "no such rule")
                 if ours != theirs:
                     self._warn(name, f"limits: {rule} is {ours} here and {theirs} in replica {name.decode()}")
-            if about["keyed_by"] != self._keyed_by:
+            if about.keyed_by != self._keyed_by:
                 self._warn(
                     name, f"identity.hash_key: replica {name.decode()} hashes API keys otherwise: no shared limits"
                 )
@@ -261,6 +264,15 @@ class Members:
         if (name, warning) not in self._told:
             self._told.add((name, warning))
             self._log.warning("replicas_disagree", warning=warning)
+
+
+def _about(words: bytes) -> About | None:
+    """None for what no gateway of ours says of itself."""
+    try:
+        said = orjson.loads(words)
+        return About(str(said["address"]), {str(k): str(v) for k, v in said["rules"].items()}, str(said["keyed_by"]))
+    except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _in_words(quota: Quota) -> str:

@@ -12,7 +12,7 @@ import asyncio
 import errno
 import socket
 from enum import Enum
-from typing import Final
+from typing import Final, cast
 
 _PATIENCE_S: Final = 0.5
 _LONGEST_NAME: Final = 64
@@ -23,6 +23,18 @@ class Verdict(Enum):
     ALIVE = "alive"
     DEAD = "dead"
     UNKNOWN = "unknown"
+
+
+class _Answer(asyncio.Protocol):
+    """Says the name and hangs up, whoever asks and whatever he says."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name = name
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast("asyncio.Transport", transport)  # uvloop's are none by class
+        stream.write(self._name)
+        stream.close()
 
 
 class Doorbell:
@@ -39,7 +51,7 @@ class Doorbell:
         if self._server is not None:
             return
         host = await _own_address(towards)
-        self._server = await asyncio.start_server(self._answer, host, 0)
+        self._server = await asyncio.get_running_loop().create_server(lambda: _Answer(self._name), host, 0)
         port = self._server.sockets[0].getsockname()[1]
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -48,15 +60,6 @@ class Doorbell:
             self._server.close()
             await self._server.wait_closed()
             self._server, self.address = None, ""
-
-    async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            writer.write(self._name)
-            await writer.drain()
-        except OSError:
-            pass  # whoever asked has gone
-        finally:
-            writer.close()
 
 
 async def ring(address: str, name: str) -> Verdict:

@@ -146,7 +146,9 @@ class SharedStore:
         for _ in range(2):  # a void call is made once more, by the right time
             try:
                 answer = await self._remote.reserve(
-                    reservation, ended_by_reply=ended_by_reply, orphaned=lambda: self._orphaned(reservation)
+                    reservation,
+                    ended_by_reply=ended_by_reply,
+                    orphaned=(lambda: self._orphaned(reservation)) if ended_by_reply else None,
                 )
             except StoreLost as lost:
                 self._lost(lost.reason)
@@ -268,6 +270,10 @@ class SharedStore:
             except StoreLost as lost:
                 failures += 1
                 self._lost(lost.reason)
+            except Exception as error:  # noqa: BLE001  # whatever stands in the store must not end the heartbeat
+                failures += 1
+                self._lost("unreadable")
+                self._log.error("store_unreadable", error=type(error).__name__)
             else:
                 failures = 0
                 if heard and not was_up:

@@ -53,12 +53,18 @@ class WindowsInUse:
         """One of each window in use, by any gateway, that belongs to a rule we know."""
         await self.tell()
         names = await self._remote.note_windows([], forgotten_after_us=self._forgotten_after_us(), most=_SHOWN)
-        keys = [tuple(orjson.loads(name)) for name in names]
-        return [
-            Charge(rule, key, 1)
-            for key in keys
-            if (rule := self._rules.get(key[0])) is not None and len(key) == len(rule.partition) + 1
-        ]
+        return [charge for name in names if (charge := self._charge(name)) is not None]
+
+    def _charge(self, name: bytes) -> Charge | None:
+        """None for what is not a window of a rule of ours: an older rule's, or somebody else's doing."""
+        try:
+            key = orjson.loads(name)
+        except orjson.JSONDecodeError:
+            return None
+        if not isinstance(key, list) or not all(isinstance(part, str) for part in key) or not key:
+            return None
+        rule = self._rules.get(key[0])
+        return None if rule is None or len(key) != len(rule.partition) + 1 else Charge(rule, tuple(key), 1)
 
     async def usage(self) -> list[Usage]:
         charges = await self.charges()
