@@ -31,6 +31,8 @@ FORGET: Final = Script("logs", "forget")
 INDEX: Final = Script("logs", "index")
 ABOUT: Final = Script("about")
 
+_STEP_US: Final = 100_000
+_DRIFT: Final = 1_000
 _GRANTED, _DEFERRED, _BANNED, _HOLDING, _VOID, _REPEATED = range(6)
 
 
@@ -93,6 +95,9 @@ class RemoteWindows:
         self._clock = clock
         self._fixed = fixed
         self._synced = False
+        self._heard_us = 0
+        self.stepped = False
+        """Redis' clock has made a step forward: its windows let go of what still counts. Until forget() is called."""
         self.link = Link(
             client,
             metrics,
@@ -153,15 +158,19 @@ class RemoteWindows:
     async def beat(self, args: Sequence[Any]) -> list[Any] | Void:
         """beat.lua; `args` are those behind our id."""
         keys = [self.state, self._replicas, self._about, self._flying]
-        began_us = self._clock()
         # Without an idea of Redis' clock nothing can be too late.
         call = Call(BEAT, keys, [self._now_or_zero(), 0, self.replica, *args], fenced=self._synced)
         answer = await self.link.call(call)
         if answer[0] == b"void":
-            self._heard(int(answer[1]), began_us)
+            self._heard(int(answer[1]))
             return Void()
-        self._heard(int(answer[0]), began_us)
+        self._heard(int(answer[0]))
         return list(answer)
+
+    async def forget(self) -> None:
+        """The windows cannot be believed: nothing exact is granted for one window."""
+        self.stepped = False
+        await self.link.call(Call(FORGET, [self.state], [self._now_or_zero()]))
 
     async def bury(self, replica: bytes, held: Sequence[Charge]) -> None:
         """A gateway is known to be dead: what it had in flight runs out from now on."""
@@ -236,13 +245,21 @@ class RemoteWindows:
     def _not_after(self) -> int:
         return self._clock() + self.offset_us + 2 * self._timeout_us
 
-    def _heard(self, store_us: int, began_us: int | None = None) -> None:
-        """What time it is over there, to within the way there and back."""
-        if self._fixed is None:
-            now_us = self._clock()
-            middle_us = now_us if began_us is None else (began_us + now_us) // 2
-            self.offset_us = store_us - middle_us
-            self._synced = True
+    def _heard(self, store_us: int) -> None:
+        """What time it is over there. An answer is late by its way and by whatever kept us, never early."""
+        if self._fixed is not None:
+            return
+        now_us = self._clock()
+        sample_us = store_us - now_us
+        if not self._synced:
+            self._synced, self.offset_us = True, sample_us
+        elif sample_us > self.offset_us:
+            self.stepped = self.stepped or sample_us > self.offset_us + _STEP_US
+            self.offset_us = sample_us
+        else:
+            # Clocks drift: the best sample is believed a little less with time.
+            self.offset_us = max(sample_us, self.offset_us - (now_us - self._heard_us) // _DRIFT)
+        self._heard_us = now_us
 
 
 def _chosen(charges: tuple[Charge, ...], mask: int) -> tuple[Charge, ...]:

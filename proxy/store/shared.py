@@ -145,7 +145,7 @@ class SharedStore:
             self._due.set()  # both go together
         for _ in range(2):  # a void call is made once more, by the right time
             try:
-                answer = await self._remote.reserve(
+                answer = await self._asked(
                     reservation,
                     ended_by_reply=ended_by_reply,
                     orphaned=(lambda: self._orphaned(reservation)) if ended_by_reply else None,
@@ -171,6 +171,15 @@ class SharedStore:
                     continue
         self._lost("late")
         return await self._reserve_alone(reservation, ended_by_reply=ended_by_reply)
+
+    async def _asked(
+        self, reservation: Reservation, *, ended_by_reply: bool, orphaned: Callable[[], None] | None
+    ) -> Granted | Deferred | Holding | Banned | Void:
+        answer = await self._remote.reserve(reservation, ended_by_reply=ended_by_reply, orphaned=orphaned)
+        if self._remote.stepped:
+            self._log.warning("store_clock_stepped")
+            await self._remote.forget()
+        return answer
 
     async def _reserve_alone(self, reservation: Reservation, *, ended_by_reply: bool) -> Admission:
         now_us = self._clock()

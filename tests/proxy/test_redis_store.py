@@ -119,8 +119,8 @@ class Steady(SharedStore):
             await self._send_some()
 
 
-def steady(bench: Bench) -> Steady:
-    remote = bench.remote()
+def steady(bench: Bench, remote: RemoteWindows | None = None) -> Steady:
+    remote = remote or bench.remote()
     members = Members(remote, replicas=1, towards=("127.0.0.1", 1), keyed_by="", clock=bench.clock, metrics=Metrics())
     standing = Standing(1, LOST_AFTER_US, bench.now_us)
     standing.found([], bench.now_us)
@@ -245,10 +245,33 @@ def test_a_call_that_comes_too_late_does_nothing(own: Bench) -> None:
     """The store was frozen while its caller gave up: what it then finds in its buffers must not count."""
     remote = own.remote(fixed=False)
     assert isinstance(own.run(remote.reserve(exact("a"))), Granted)
-    own.now_us -= 3_000_000  # as if that much time had passed over there
-    remote._heard = lambda *_: None  # type: ignore[method-assign]  # and nobody had told us
+    own.now_us -= 3_000_000  # as if that much time had passed over there, and nobody had told us
     assert isinstance(own.run(remote.reserve(exact("b"))), Void)
     assert used(own, remote) == 1
+
+
+def test_a_clock_that_leaps_ahead_is_not_believed(own: Bench) -> None:
+    """The windows of the store have let go of what still counts at the exchange: nothing is granted for a window."""
+    remote = own.remote(fixed=False)
+    store = steady(own, remote)
+    store.adopt([EXACT])
+    assert isinstance(own.run(store.reserve(exact("a"))), Admitted)
+    remote.offset_us -= 2_000_000  # as if the clock over there had gone on so much further than ours
+    answer = own.run(store.reserve(exact("b")))
+
+    assert store.status()["mode"] == "holding"
+    assert isinstance(answer, Admitted), "of what was set aside"
+    assert own.run(remote.usage([Charge(EXACT, ("exact", "e"), 1)]))[0].used == 1
+
+
+def test_an_answer_that_was_held_up_is_no_leap(own: Bench) -> None:
+    """Whatever kept us, the clock over there is where it was."""
+    remote = own.remote(fixed=False)
+    for late_us in (0, 400_000, 0, 5_000_000, 0):
+        own.now_us += late_us
+        remote._heard(own.now_us + remote.offset_us - late_us)
+        own.now_us -= late_us
+    assert not remote.stepped
 
 
 def test_nothing_is_evicted_before_it_has_counted(own: Bench) -> None:
