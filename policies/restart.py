@@ -11,7 +11,7 @@ a window within the seconds just before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -62,6 +62,16 @@ def beginning(found: Found, away_us: int | None, longest_us: int) -> Beginning:
 def longest_us(quotas: Iterable[Quota]) -> int:
     """How long the exchange may remember, by the rules that model it."""
     return max((quota.window_us for quota in quotas if exact(quota)), default=0)
+
+
+def new_exact(before: Mapping[str, Quota], rules: Mapping[str, Quota]) -> frozenset[str]:
+    """The rules that begin now, by name, though the exchange has counted before: what was sent under another rule, or
+    under none, is in none of their windows."""
+    return frozenset(
+        name
+        for name, rule in rules.items()
+        if exact(rule) and (name not in before or before[name].partition != rule.partition)
+    )
 
 
 @dataclass(frozen=True, slots=True)

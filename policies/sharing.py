@@ -41,6 +41,8 @@ class Mode(StrEnum):
     EMERGENCY = "emergency"  # the store has just been lost: what was set aside
     DIVIDED = "divided"  # the store is lost: the gateway's own share
     RETURNING = "returning"  # it is back: the own share, entered in the store
+    CLOSED = "closed"  # the store is lost, and nothing is sent, because the operator wants it so
+    OPEN = "open"  # the store is lost, and everybody goes up to the limit, because the operator wants it so
 
 
 def exact(quota: Quota) -> bool:
@@ -72,23 +74,32 @@ class Standing:
         self.share = WHOLE // replicas
         """In millionths; the store's word as soon as there is one."""
         self.up = False
+        self._known = replicas == 1
+        """Whether the others know of us, or there are none: else nobody would leave our share alone."""
         self._alone_since_us = now_us + lost_after_us + _SLACK_US
         """From then on the others know that we spend by our own book."""
-        self._heard_us = now_us
-        """When the last sign of life was given that says we spend from the shared windows."""
+        self._said_us = now_us
+        """When the last sign of life was given that says we spend from the shared windows, heard or not."""
         self._hold_until_us = 0
         self._returning_until_us = 0
 
-    def heard(self, began_us: int, share: int) -> None:
-        """A sign of life was given, in a call that began then. The answer names our share."""
+    def says(self, now_us: int) -> bool:
+        """A sign of life is about to be given: whether it says that we spend from the shared windows."""
+        shared = self.shared(now_us)
+        if shared:
+            self._said_us = now_us  # also when its answer is lost: the others may have heard it
+        return shared
+
+    def heard(self, share: int, now_us: int) -> None:
+        """A sign of life was answered. The answer names our share."""
+        if not self._known:
+            self._known, self._alone_since_us = True, now_us + self._lost_after_us + _SLACK_US
         self.share = share
-        if self.shared(began_us):
-            self._heard_us = began_us
 
     def lost(self, now_us: int) -> None:
         """The store has failed."""
         if self.shared(now_us):
-            self._alone_since_us = max(self._heard_us + self._lost_after_us, now_us) + _SLACK_US
+            self._alone_since_us = max(self._said_us + self._lost_after_us, now_us) + _SLACK_US
         self.up = False
         self._hold_until_us = self._returning_until_us = 0
 
@@ -114,7 +125,7 @@ class Standing:
     def divides(self, window_us: int, now_us: int) -> bool:
         """Whether the own share of an exact quota may be used, and not only what was set aside."""
         alone = not self.up or now_us < self._returning_until_us
-        return alone and now_us >= self._alone_since_us + window_us
+        return alone and self._known and now_us >= self._alone_since_us + window_us
 
     def mode(self, windows_us: list[int], now_us: int) -> Mode:
         if self.shared(now_us):

@@ -40,7 +40,7 @@ FAILURES: Final = (RedisError, RedisClusterException, OSError, EOFError)
 """All that a call can end with besides its answer."""
 
 CONNECTIONS: Final = 8
-_TLS_HANDSHAKE_S: Final = 0.25
+_HANDSHAKE_S: Final = 0.25
 
 _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (AuthenticationError, "authentication"),
@@ -61,11 +61,20 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
 
 
 class StoreLost(Exception):
-    """The store did not do what it was asked, or nobody knows whether it did. `reason` is one word for metrics."""
+    """The store did not do what it was asked, or nobody knows whether it did. `reason` is one word for metrics.
+
+    `definite`: it answered with an error, so nothing was done.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.definite = False
+
+    @property
+    def of_its_own(self) -> bool:
+        """The call was refused for what stands under its keys; others may go on."""
+        return self.definite and self.reason == "refused"
 
 
 def renamed(error: BaseException) -> StoreLost:
@@ -103,6 +112,12 @@ def connected(store: StoreSection) -> Client:
             return Redis.from_pool(pool)
 
 
+def connect_s(store: StoreSection) -> float:
+    """How long connecting may take, with what is said before the first command."""
+    plain = store.address.kind is StoreKind.REDIS and not store.address.tls
+    return store.timeout / 1e6 if plain else max(store.timeout / 1e6, _HANDSHAKE_S)
+
+
 async def closed(client: Client) -> None:
     """Close it, and the connections to the sentinels that it found its primary by."""
     await client.aclose()
@@ -129,9 +144,10 @@ def _options(store: StoreSection) -> dict[str, Any]:
         "username": address.username,
         "password": address.password,
         "socket_timeout": timeout_s,
-        "socket_connect_timeout": max(timeout_s, _TLS_HANDSHAKE_S) if address.tls else timeout_s,
+        "socket_connect_timeout": connect_s(store),
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
+        "driver_info": None,  # what it would say of itself costs a round trip for each connection
     }
     if address.tls:
         options["ssl"] = True

@@ -21,20 +21,33 @@ _TOGETHER: Final = 64
 
 
 class Line:
-    def __init__(self, client: Client, timeout_s: float) -> None:
+    def __init__(self, client: Client, timeout_s: float, connect_s: float) -> None:
         self._client = client
         self._timeout_s = timeout_s
+        self._connect_s = connect_s
         self._connection: AbstractConnection | None = None
+        self._age = 0
         self.together = 1 if isinstance(client, RedisCluster) else _TOGETHER
 
-    async def open(self) -> None:
-        """Connect, if need be; that has a time limit of its own."""
+    async def open(self, age: int) -> None:
+        """Connect, if need be, or if it was made at another age. The library limits the socket's part of it only, not
+        what is said over it."""
         if isinstance(self._client, RedisCluster):
             return
-        if self._connection is None:
-            self._connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-        elif not self._connection.is_connected:
-            await self._connection.connect()  # type: ignore[no-untyped-call]
+        if self._connection is not None and self._connection.is_connected:
+            if age == self._age:
+                return
+            await self._connection.disconnect(nowait=True)
+        self._age = age
+        async with asyncio.timeout(self._connect_s):
+            if self._connection is None:
+                self._connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+                return
+            try:
+                await self._connection.connect()  # type: ignore[no-untyped-call]
+            except BaseException:
+                await self._connection.disconnect(nowait=True)
+                raise
 
     async def close(self) -> None:
         """The pool has its connection back."""

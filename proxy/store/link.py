@@ -92,6 +92,7 @@ class Link:
         clock: Clock,
         *,
         timeout_s: float,
+        connect_s: float,
         forget: Forget,
         not_after: Callable[[], int],
     ) -> None:
@@ -101,9 +102,12 @@ class Link:
         self._clock = clock
         self._not_after = not_after
         self._waiting: deque[Call] = deque()
+        self._losses = 0
+        """When one line breaks, the others are not trusted either: they led to the same server."""
         self._wake = asyncio.Event()
         self._teaching = asyncio.Lock()
         self._timeout_s = timeout_s
+        self._connect_s = connect_s
 
     def start(self, tasks: TaskOwner) -> None:
         for number in range(_WORKERS):
@@ -126,7 +130,7 @@ class Link:
             raise
 
     async def _work(self) -> None:
-        line = Line(self.client, self._timeout_s)
+        line = Line(self.client, self._timeout_s, self._connect_s)
         try:
             await self._serve(line)
         finally:
@@ -148,6 +152,7 @@ class Link:
                 raise
             except Exception as error:  # noqa: BLE001  # whatever it is: those who wait must hear of it
                 lost = error if isinstance(error, StoreLost) else renamed(error)
+                self._losses += 1
                 self._metrics.store_failures.labels(lost.reason).inc()
                 self._fail([*calls, *self._waiting], lost)
                 self._waiting.clear()
@@ -158,7 +163,7 @@ class Link:
                 self._answer(call, answer)
 
     async def _sent(self, line: Line, calls: list[Call]) -> list[Any]:
-        await line.open()
+        await line.open(self._losses)
         fence = self._not_after()
         for call in calls:
             if call.fenced:
@@ -184,6 +189,7 @@ class Link:
                 call.orphaned(answer)
         elif isinstance(answer, FAILURES):
             lost = renamed(answer)
+            lost.definite = True
             self._metrics.store_failures.labels(lost.reason).inc()
             call.answer.set_exception(lost)
         else:

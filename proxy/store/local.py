@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from policies.admission import Admission, Admitted, Charge, Counts, Filled, Quota, WindowKind, admit
+from policies.admission import Admission, Admitted, Charge, Counts, Deferred, Filled, Quota, WindowKind, admit
 from policies.bucket import TokenBucket
 from policies.sharing import WHOLE, divided, exact, spare
 from policies.window import CompletionLog, Window
@@ -19,6 +19,10 @@ from proxy.store.memory import MemoryStore
 OnFailure = Literal["divided", "closed", "open"]
 Divides = Callable[[int], bool]
 """Of the length of a window: whether our own share of it may be used, and not only what was set aside."""
+
+
+_NOT_SOON_US: Final = 10_000_000
+"""Longer than anybody waits: the request is refused at once."""
 
 
 class _Spare(NamedTuple):
@@ -43,9 +47,8 @@ class LocalShare:
         self._alone = False
 
     @property
-    def closed(self) -> bool:
-        """Nothing is sent while the store is lost."""
-        return self._on_failure == "closed"
+    def on_failure(self) -> OnFailure:
+        return self._on_failure
 
     def adopt(self, quotas: Iterable[Quota]) -> None:
         """These are the rules from now on."""
@@ -90,7 +93,7 @@ class LocalShare:
         admission = admit(states, now_us)
         if not isinstance(admission, Admitted):
             at = next(place for place, (asked, _) in enumerate(states) if asked is admission.binding)
-            return admission._replace(binding=originals[at])
+            return self._blamed(admission, originals[at])
         taken = [state for state in states if state[0] not in admission.over]
         for charge, window in extra:
             window.take(charge.cost, now_us)
@@ -102,6 +105,13 @@ class LocalShare:
             tuple(dict.fromkeys(named[id(charge)] for charge in admission.near)),
             self._filled(reservation.charges, states, originals, now_us),
         )
+
+    def _blamed(self, deferred: Deferred, charge: Charge) -> Deferred:
+        """What costs more than our share can ever hold is not kept waiting for it."""
+        too_dear = exact(charge.quota) and charge.cost > divided(charge.quota, self._share)
+        if too_dear and self._alone and self._on_failure == "divided":
+            return Deferred(_NOT_SOON_US, charge)
+        return deferred._replace(binding=charge)
 
     def _spends_share(self, quota: Quota, divides: Divides) -> bool:
         """Else only what was set aside: the store is there, or the others cannot know yet that we are alone."""

@@ -74,6 +74,8 @@ class Members:
         self._rung_us: dict[bytes, int] = {}
         self._restore: list[Any] = []
         self._boot = b""
+        self.emptied = False
+        """The store has lost its memory; for whoever sees it to switch off."""
         self._longest_us = 0
         """Of the exact windows: so long after it has lost its memory the store grants nothing of them."""
         self._said = b""
@@ -143,12 +145,11 @@ class Members:
 
     async def beat(self, standing: Standing) -> bool:
         """Give a sign of life; raises StoreLost. False: it came too late and counts for nothing."""
-        began_us = self._clock()
         words = await self._words()
         try:
             answer = await self._remote.beat(
                 [
-                    int(standing.shared(began_us)),
+                    int(standing.says(self._clock())),
                     standing.share,
                     self._replicas,
                     LOST_AFTER_US,
@@ -164,7 +165,7 @@ class Members:
             return False
         self._said, self._reason = words, ""
         self._take(answer)
-        standing.heard(began_us, int(answer[3]))
+        standing.heard(int(answer[3]), self._clock())
         if self._longest_us:
             standing.holds(int(self._boot) + self._longest_us - self._remote.offset_us)
         await self._in_use.tell()
@@ -175,15 +176,9 @@ class Members:
         return {
             "kind": "redis",
             "replicas": self.count,
-            "share": round(self._share / 1e6, 4),
             "failure": self._reason or None,
             "clock_offset_ms": round(self._remote.offset_us / 1000),
         }
-
-    @property
-    def _share(self) -> int:
-        own = self._table.get(self._remote.replica.encode())
-        return own.share if own is not None else 0
 
     def _alive(self, member: Member) -> bool:
         return self._clock() + self._remote.offset_us - member.at_us <= LOST_AFTER_US
@@ -196,6 +191,8 @@ class Members:
         }
         self._restore = []
         if answer[1] != self._boot:
+            self.emptied = self.emptied or bool(self._boot)
+            self._in_use.forget()
             if self._boot:
                 gone = [(name, member.share) for name, member in self._table.items() if name not in table]
                 self._restore = [word for pair in gone for word in pair]
@@ -232,6 +229,9 @@ class Members:
         member = self._table.get(name)
         if verdict is Verdict.ALIVE:
             self._reached.add(name)
+            if member is not None and not self._alive(member):
+                with suppress(StoreLost):
+                    await self._remote.keep(name)
         elif verdict is Verdict.DEAD and name in self._reached and member is not None and not self._alive(member):
             try:
                 held = [charge for charge in await self._in_use.charges() if exact(charge.quota)]

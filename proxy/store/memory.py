@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from policies.admission import Admission, Admitted, Charge, Quota, admit
-from policies.restart import ColdStart, Snapshot, restored, snapshot
+from policies.restart import ColdStart, Snapshot, new_exact, restored, snapshot
 from policies.window import Window
 from proxy.clock import Clock
 from proxy.store import Reservation, Usage
@@ -117,8 +117,11 @@ class MemoryStore:
 
     def adopt(self, quotas: Iterable[Quota]) -> None:
         """These are the rules from now on: windows are fitted at once, those of no rule kept until they are idle."""
-        self._rules = {quota.name: quota for quota in quotas}
+        before, self._rules = self._rules, {quota.name: quota for quota in quotas}
         now_us = self._clock()
+        if before is not None and not self.cold and (new := new_exact(before, self._rules)):
+            until_us = now_us + max(self._rules[name].window_us for name in new)
+            self.begin_cold(ColdStart(now_us, new), until_us)
         for key, kept in self._windows.items():
             quota = self._today(kept.quota)
             window = kept.window if quota == kept.quota else quota.fitted(kept.window, now_us)

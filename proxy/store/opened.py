@@ -9,7 +9,7 @@ from policies.sharing import Standing
 from proxy.clock import Clock
 from proxy.config import Config
 from proxy.metrics import Metrics
-from proxy.store.client import connected
+from proxy.store.client import connect_s, connected
 from proxy.store.local import LocalShare
 from proxy.store.members import LOST_AFTER_US, Members
 from proxy.store.memory import MemoryStore
@@ -31,6 +31,7 @@ def opened(config: Config, clock: Clock, metrics: Metrics, keyed_by: str) -> Mem
         replica=secrets.token_hex(6),
         lease_us=config.upstream.timeouts.total + _AFTER_TOTAL_US,
         timeout_us=store.timeout,
+        connect_s=connect_s(store),
         clock=clock,
         metrics=metrics,
     )

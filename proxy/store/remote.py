@@ -25,6 +25,7 @@ END: Final = Script("logs", "end")
 END_ALL: Final = Script("logs", "others", "end")
 USAGE: Final = Script("logs", "others", "usage")
 BEAT: Final = Script("logs", "beat")
+KEEP: Final = Script("logs", "keep")
 BURY: Final = Script("logs", "bury")
 BAN: Final = Script("logs", "ban")
 FORGET: Final = Script("logs", "forget")
@@ -76,6 +77,7 @@ class RemoteWindows:
         replica: str,
         lease_us: int,
         timeout_us: int,
+        connect_s: float,
         clock: Clock,
         metrics: Metrics,
         fixed: Clock | None = None,
@@ -103,6 +105,7 @@ class RemoteWindows:
             metrics,
             clock,
             timeout_s=timeout_us / 1e6,
+            connect_s=connect_s,
             forget=Forget(FORGET, self.state, self._now_or_zero),
             not_after=self._not_after,
         )
@@ -171,6 +174,10 @@ class RemoteWindows:
         """The windows cannot be believed: nothing exact is granted for one window."""
         self.stepped = False
         await self.link.call(Call(FORGET, [self.state], [self._now_or_zero()]))
+
+    async def keep(self, replica: bytes) -> None:
+        """A gateway that gives no sign of life is known to live: its share stays its own."""
+        await self.link.call(Call(KEEP, [self._replicas], [self._now_or_zero(), replica]))
 
     async def bury(self, replica: bytes, held: Sequence[Charge]) -> None:
         """A gateway is known to be dead: what it had in flight runs out from now on."""

@@ -13,31 +13,37 @@ and only the heartbeat goes on asking.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import structlog
 
 from policies.admission import Admission, Admitted, Charge, Deferred, Filled, Quota
-from policies.sharing import Mode, Standing, exact
+from policies.restart import new_exact
+from policies.sharing import WHOLE, Mode, Standing, exact
 from proxy.clock import Clock
 from proxy.store import Reservation, Usage
 from proxy.store.client import StoreLost
+from proxy.store.endings import Endings
 from proxy.store.local import LocalShare
 from proxy.store.members import Members
 from proxy.store.remote import Banned, Ending, Granted, Holding, RemoteWindows, Void
 from proxy.tasks import TaskOwner
 
-_TOGETHER: Final = 128
-_KEPT_ENDINGS: Final = 100_000
-_ENDINGS_WAIT_S: Final = 0.002
-"""So long an ending waits for a request to go to the store with."""
 _FIRST_LOOK_S: Final = 1.0
 _POLL_US: Final = (8_000, 14_000)
 _JITTER_US: Final = 2_000
 """Gateways that wait for the same instant do not all ask in it."""
+
+
+_INSTEAD: Final = {"closed": Mode.CLOSED, "open": Mode.OPEN}
+_SOON_US: Final = 2_000_000
+"""A store that fails again so soon after it was found is not simply believed once more."""
+_DISTRUST_US: Final = (250_000, 30_000_000)
+_ODD_REFUSALS: Final = 10
+"""So many calls in a row that end in an error of their own are no single key's fault."""
 
 
 class SharedStore:
@@ -51,15 +57,22 @@ class SharedStore:
         self._standing = standing
         self._members = members
         self._clock = clock
+        self._rules: dict[str, Quota] = {}
+        self._new_until_us: dict[str, int] = {}
+        """Exact rules that a reload has brought: until then their windows lack what was sent before."""
         self._windows_us: list[int] = []
         """Of the exact quotas."""
         self._flying: dict[str, tuple[Reservation, bool]] = {}
         """What is on its way, and whether the store knows."""
-        self._endings: deque[Ending] = deque()
-        self._due = asyncio.Event()
+        self._endings = Endings(remote.end, may_send=lambda: standing.up)
         self._listeners: list[Callable[[], None]] = []
         self._mode = Mode.EMERGENCY
         self._divided: frozenset[int] = frozenset()
+        self._entries = itertools.count(1)
+        self._refusals = 0
+        self._troubles = 0
+        self._found_us = 0
+        self._distrusted_until_us = 0
         self._tasks = TaskOwner()
         self._looked = asyncio.Event()
         self.warnings: Sequence[str] = ()
@@ -74,7 +87,7 @@ class SharedStore:
     async def start(self) -> None:
         self._remote.start(self._tasks)
         self._tasks.spawn(self._beat(), "store-beat")
-        self._tasks.spawn(self._send_endings(), "store-endings")
+        self._tasks.spawn(self._endings.run(self._failed), "store-endings")
         try:
             async with asyncio.timeout(_FIRST_LOOK_S):
                 await self._looked.wait()
@@ -85,8 +98,7 @@ class SharedStore:
     async def stop(self) -> None:
         """The last words: what has ended, and that our share is free."""
         try:
-            while self._endings and self._standing.up:
-                await self._send_some()
+            await self._endings.flush()
             if self._standing.up:
                 await self._members.leave()
         except StoreLost:
@@ -115,11 +127,18 @@ class SharedStore:
     def adopt(self, quotas: Iterable[Quota]) -> None:
         rules = list(quotas)
         self._windows_us = sorted({quota.window_us for quota in rules if exact(quota)})
+        before, self._rules = self._rules, {quota.name: quota for quota in rules}
+        if before:
+            now_us = self._clock()
+            new = {name: now_us + self._rules[name].window_us for name in new_exact(before, self._rules)}
+            self._new_until_us = {**self._new_until_us, **new}
         self._local.adopt(rules)
         self._members.adopt(rules)
 
     async def usage(self) -> list[Usage]:
         """Of every window that any gateway uses, as the store has it; nothing while it is lost."""
+        if not self._standing.up:
+            return []
         try:
             return await self._members.usage()
         except StoreLost:
@@ -131,7 +150,14 @@ class SharedStore:
 
     def status(self) -> dict[str, Any]:
         mode = self._standing.mode(self._windows_us, self._clock())
-        return {**self._members.status(), "mode": mode, "status": "ok" if mode is Mode.SHARED else "degraded"}
+        if mode in {Mode.EMERGENCY, Mode.DIVIDED}:
+            mode = _INSTEAD.get(self._local.on_failure, mode)
+        return {
+            **self._members.status(),
+            "share": round(self._standing.share / WHOLE, 4),
+            "mode": mode,
+            "status": "ok" if mode is Mode.SHARED else "degraded",
+        }
 
     # How it is decided.
 
@@ -139,10 +165,9 @@ class SharedStore:
         known = self._flying.get(reservation.id)
         if known is not None:
             return Admitted()
-        if not self._standing.shared(self._clock()):
+        if not self._standing.shared(self._clock()) or (self._new_until_us and self._is_new(reservation)):
             return await self._reserve_alone(reservation, ended_by_reply=ended_by_reply)
-        if self._endings:
-            self._due.set()  # both go together
+        self._endings.hurry()  # both go together
         for _ in range(2):  # a void call is made once more, by the right time
             try:
                 answer = await self._asked(
@@ -151,9 +176,11 @@ class SharedStore:
                     orphaned=(lambda: self._orphaned(reservation)) if ended_by_reply else None,
                 )
             except StoreLost as lost:
-                self._lost(lost.reason)
-                self._doubtful(reservation, ended_by_reply=ended_by_reply)
+                self._failed(lost)
+                if ended_by_reply and not lost.definite:  # nobody knows whether the store has taken it
+                    self._endings.add(Ending(reservation, completed=False))
                 return await self._reserve_alone(reservation, ended_by_reply=ended_by_reply)
+            self._refusals = 0
             match answer:
                 case Granted(admitted):
                     self._members.saw(reservation.charges)
@@ -164,6 +191,8 @@ class SharedStore:
                     return self._jittered(answer)
                 case Holding(wait_us):
                     self._standing.holds(self._clock() + wait_us)
+                    if self._mode is not Mode.HOLDING:
+                        self._members.hurry()  # what is in flight must be entered again
                     return await self._reserve_alone(reservation, ended_by_reply=ended_by_reply)
                 case Banned(wait_us):
                     return Deferred(wait_us, reservation.charges[0])
@@ -171,6 +200,11 @@ class SharedStore:
                     continue
         self._lost("late")
         return await self._reserve_alone(reservation, ended_by_reply=ended_by_reply)
+
+    def _is_new(self, reservation: Reservation) -> bool:
+        now_us = self._clock()
+        self._new_until_us = {name: until_us for name, until_us in self._new_until_us.items() if until_us > now_us}
+        return any(charge.quota.name in self._new_until_us for charge in reservation.charges)
 
     async def _asked(
         self, reservation: Reservation, *, ended_by_reply: bool, orphaned: Callable[[], None] | None
@@ -191,7 +225,7 @@ class SharedStore:
         self._admitted(reservation, admission, ended_by_reply=ended_by_reply, known=False)
         if ended_by_reply and self._standing.returning(now_us):
             try:
-                await self._record(self._flying[reservation.id][0])
+                await self._record(reservation.id)
             except asyncio.CancelledError:
                 await self.refund(reservation)
                 raise
@@ -207,21 +241,33 @@ class SharedStore:
     def _among(self, filled: tuple[Filled, ...]) -> tuple[Filled, ...]:
         return tuple(each._replace(sharers=self._members.count) for each in filled)
 
-    async def _record(self, reservation: Reservation) -> None:
-        """While the budget is being handed back, what is sent by our own share is entered in the store."""
-        # By a name of its own: under the first one the store may still be told to forget a call of unknown fate.
-        entry = Reservation(f"{reservation.id}+", reservation.charges)
+    async def _record(self, number: str) -> None:
+        """Enter in the store what is sent all the same, by a name of its own.
+
+        Under the first one the store may still be told to forget a call of unknown fate, or may lack it.
+        """
+        before, known = self._flying[number]
+        entry = Reservation(f"{number}+{next(self._entries)}", before.charges)
+        if known:
+            self._endings.add(Ending(before, completed=True))
+        self._flying[number] = (entry, True)  # whatever becomes of the call: its end is told, and changes nothing else
         try:
-            known = await self._remote.record(entry)
+            entered = await self._remote.record(entry)
         except StoreLost as lost:
-            self._lost(lost.reason)
+            self._failed(lost)
             return
-        if not known:
+        if not entered:
             self._lost("late")
-        elif reservation.id in self._flying:
-            self._flying[reservation.id] = (entry, True)
-        else:
-            self._add_ending(Ending(entry, completed=True))
+
+    async def _enter_flying(self) -> None:
+        """What is in flight counts at the exchange: the store must have it, all of it where its memory is gone."""
+        emptied = self._members.emptied
+        for number, (_, known) in list(self._flying.items()):
+            if not self._standing.up:
+                return
+            if (emptied or not known) and number in self._flying:
+                await self._record(number)
+        self._members.emptied = False
 
     def _jittered(self, deferred: Deferred) -> Deferred:
         if deferred.in_flight or self._members.count < 2:
@@ -232,41 +278,11 @@ class SharedStore:
     def _end(self, reservation: Reservation, *, completed: bool) -> None:
         entry, known = self._flying.pop(reservation.id, (reservation, False))
         if known and self._remote.ends(entry):
-            self._add_ending(Ending(entry, completed))
+            self._endings.add(Ending(entry, completed))
 
     def _orphaned(self, reservation: Reservation) -> None:
         """It was taken, or may have been, for a request that has gone meanwhile."""
-        self._add_ending(Ending(reservation, completed=False))
-
-    def _doubtful(self, reservation: Reservation, *, ended_by_reply: bool) -> None:
-        """Nobody knows whether the store has taken it; what becomes of the request is decided here alone."""
-        if ended_by_reply:
-            self._add_ending(Ending(reservation, completed=False))
-
-    def _add_ending(self, ending: Ending) -> None:
-        if len(self._endings) >= _KEPT_ENDINGS:
-            return  # the leases end them
-        if not self._endings:
-            asyncio.get_running_loop().call_later(_ENDINGS_WAIT_S, self._due.set)
-        self._endings.append(ending)
-
-    async def _send_endings(self) -> None:
-        while True:
-            await self._due.wait()
-            self._due.clear()
-            try:
-                while self._endings and self._standing.up:
-                    await self._send_some()
-            except StoreLost as lost:
-                self._lost(lost.reason)
-
-    async def _send_some(self) -> None:
-        batch = [self._endings.popleft() for _ in range(min(_TOGETHER, len(self._endings)))]
-        try:
-            await self._remote.end(batch)
-        except StoreLost:
-            self._endings.extendleft(reversed(batch))
-            raise
+        self._endings.add(Ending(reservation, completed=False))
 
     # How it learns what has become of the store.
 
@@ -285,28 +301,41 @@ class SharedStore:
                 self._log.error("store_unreadable", error=type(error).__name__)
             else:
                 failures = 0
-                if heard and not was_up:
+                if heard and not was_up and self._clock() >= self._distrusted_until_us:
                     await self._found()
                     continue  # the others must hear at once how we spend from now on
+                if self._members.emptied and self._standing.up:
+                    await self._enter_flying()
             self._looked.set()
             self._look()
             await self._members.pause(failures)
 
     async def _found(self) -> None:
         # Who sends nothing while the store is lost has nothing to hand back.
-        windows_us = [] if self._local.closed else self._windows_us
-        self._standing.found(windows_us, self._clock())
-        if self._standing.returning(self._clock()):
-            for reservation, known in list(self._flying.values()):
-                if not known and self._standing.up:
-                    await self._record(reservation)
-        self._due.set()
+        windows_us = [] if self._local.on_failure == "closed" else self._windows_us
+        self._found_us = self._clock()
+        self._standing.found(windows_us, self._found_us)
+        if self._members.emptied or self._standing.returning(self._found_us):
+            await self._enter_flying()
+        self._endings.hurry()
         self._look()
 
+    def _failed(self, lost: StoreLost) -> None:
+        """A call was not answered as it should be. One that is refused for its own keys says nothing of the store."""
+        if lost.of_its_own:
+            self._refusals += 1
+            if self._refusals < _ODD_REFUSALS:
+                return
+        self._lost(lost.reason)
+
     def _lost(self, reason: str) -> None:
-        was_up = self._standing.up
-        self._standing.lost(self._clock())
+        was_up, now_us = self._standing.up, self._clock()
+        self._standing.lost(now_us)
         if was_up:
+            self._troubles = self._troubles + 1 if now_us - self._found_us < _SOON_US else 0
+            least, most = _DISTRUST_US
+            distrust_us = min(most, least << (self._troubles - 1)) if 0 < self._troubles < 16 else most
+            self._distrusted_until_us = now_us + (distrust_us if self._troubles else 0)
             self._members.hurry()
             self._log.warning("store_lost", reason=reason)
         self._look()

@@ -39,6 +39,10 @@ class WindowsInUse:
                 noted[charge.key] = now_us + _AGAIN_US
                 self._new.add(charge.key)
 
+    def forget(self) -> None:
+        """The store has lost what was noted."""
+        self._noted.clear()
+
     async def tell(self) -> None:
         """Enter what is new; raises StoreLost, and then it is still new."""
         if not self._new:

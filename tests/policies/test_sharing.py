@@ -49,7 +49,8 @@ def standing(replicas: int = 3) -> Standing:
     """One that spends from the shared windows, and has just said so."""
     one = Standing(replicas, LOST_AFTER_US, START)
     one.found([WINDOW_US], START)
-    one.heard(START, WHOLE // replicas)
+    one.heard(WHOLE // replicas, START)
+    assert one.says(START)
     assert one.mode([WINDOW_US], START) is Mode.SHARED
     return one
 
@@ -109,17 +110,35 @@ def test_signs_of_life_count_only_while_the_shared_windows_are_spent() -> None:
     one.lost(START)
     back = START + 60 * SECOND
     one.found([WINDOW_US], back)
-    one.heard(back + SECOND, WHOLE // 3)
+    assert not one.says(back + SECOND)
     one.lost(back + 2 * SECOND)
     assert one.divides(WINDOW_US, back + 2 * SECOND)
 
 
-def test_a_gateway_that_starts_while_the_store_is_away_waits_as_long_as_one_that_has_lost_it() -> None:
-    one = Standing(4, LOST_AFTER_US, START)
-    assert one.share == WHOLE // 4
+def test_a_sign_of_life_counts_although_its_answer_was_lost() -> None:
+    """The others may have heard it, and go on to count on us."""
+    one = standing()
+    assert one.says(START + SECOND)
+    one.lost(START + SECOND + 50_000)
+    assert not one.divides(WINDOW_US, START + SECOND + LOST_AFTER_US + WINDOW_US)
+
+
+def test_a_gateway_alone_that_starts_while_the_store_is_away_waits_as_long_as_one_that_has_lost_it() -> None:
+    one = Standing(1, LOST_AFTER_US, START)
+    assert one.share == WHOLE
     assert one.mode([WINDOW_US], START) is Mode.EMERGENCY
     assert not one.divides(WINDOW_US, START + LOST_AFTER_US + WINDOW_US)
     assert one.divides(WINDOW_US, START + LOST_AFTER_US + SLACK_US + WINDOW_US)
+
+
+def test_one_of_several_that_the_others_do_not_know_of_keeps_to_what_was_set_aside() -> None:
+    """Nobody leaves a share alone for a gateway that has never given a sign of life."""
+    one = Standing(4, LOST_AFTER_US, START)
+    assert one.share == WHOLE // 4
+    assert not one.divides(WINDOW_US, START + 3_600 * SECOND)
+    one.heard(WHOLE // 4, START + 3_600 * SECOND)
+    one.found([WINDOW_US], START + 3_600 * SECOND)
+    assert one.mode([WINDOW_US], START + 3_600 * SECOND) is Mode.SHARED
 
 
 def test_a_store_without_memory_holds() -> None:

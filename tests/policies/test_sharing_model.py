@@ -77,14 +77,14 @@ class Gateway:
         share = store.beat(
             self.name,
             now,
-            shared=self.standing.shared(now),
+            shared=self.standing.says(now),
             have=self.standing.share,
             least=self.replicas,
             known=known,
         )
         self.boot = store.boot
         self.known = {name: row[1] for name, row in store.table.items()}
-        self.standing.heard(now, share)
+        self.standing.heard(share, now)
         if not was_up:
             self.standing.found([WINDOW_US], now)
             self.beat(store, now)

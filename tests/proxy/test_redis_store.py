@@ -8,6 +8,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -69,6 +70,7 @@ class Bench:
             replica=replica,
             lease_us=LEASE_US,
             timeout_us=1_000_000,
+            connect_s=1.0,
             clock=self.clock,
             metrics=Metrics(),
             fixed=self.clock if fixed else None,
@@ -110,22 +112,20 @@ class Steady(SharedStore):
 
     async def complete(self, reservation: Reservation) -> None:
         await super().complete(reservation)
-        while self._endings:
-            await self._send_some()
+        await self._endings.flush()
 
     async def refund(self, reservation: Reservation) -> None:
         await super().refund(reservation)
-        while self._endings:
-            await self._send_some()
+        await self._endings.flush()
 
 
-def steady(bench: Bench, remote: RemoteWindows | None = None) -> Steady:
+def steady(bench: Bench, remote: RemoteWindows | None = None, rules: tuple[Quota, ...] = (HELD, SENT, TRIAL)) -> Steady:
     remote = remote or bench.remote()
     members = Members(remote, replicas=1, towards=("127.0.0.1", 1), keyed_by="", clock=bench.clock, metrics=Metrics())
     standing = Standing(1, LOST_AFTER_US, bench.now_us)
     standing.found([], bench.now_us)
     store = Steady(remote, LocalShare(bench.clock, "divided"), standing, members, bench.clock)
-    store.adopt([HELD, SENT, TRIAL])
+    store.adopt(rules)
     return store
 
 
@@ -253,8 +253,7 @@ def test_a_call_that_comes_too_late_does_nothing(own: Bench) -> None:
 def test_a_clock_that_leaps_ahead_is_not_believed(own: Bench) -> None:
     """The windows of the store have let go of what still counts at the exchange: nothing is granted for a window."""
     remote = own.remote(fixed=False)
-    store = steady(own, remote)
-    store.adopt([EXACT])
+    store = steady(own, remote, (EXACT,))
     assert isinstance(own.run(store.reserve(exact("a"))), Admitted)
     remote.offset_us -= 2_000_000  # as if the clock over there had gone on so much further than ours
     answer = own.run(store.reserve(exact("b")))
@@ -262,6 +261,22 @@ def test_a_clock_that_leaps_ahead_is_not_believed(own: Bench) -> None:
     assert store.status()["mode"] == "holding"
     assert isinstance(answer, Admitted), "of what was set aside"
     assert own.run(remote.usage([Charge(EXACT, ("exact", "e"), 1)]))[0].used == 1
+
+
+def test_a_rule_of_the_exchange_that_a_reload_brings_begins_as_full_as_it_may_be(own: Bench) -> None:
+    """What was sent under another name is in none of its windows."""
+    store = steady(own, rules=(EXACT,))
+    renamed = replace(EXACT, name="renamed")
+    store.adopt([renamed])
+    charge = Charge(renamed, ("renamed", "e"), 1)
+    admitted = [
+        isinstance(own.run(store.reserve(Reservation(f"n{number}", (charge,)))), Admitted) for number in range(5)
+    ]
+    own.now_us += EXACT.window_us
+    later = isinstance(own.run(store.reserve(Reservation("later", (charge._replace(cost=50),)))), Admitted)
+
+    assert sum(admitted) <= 2, "what was set aside"
+    assert later
 
 
 def test_an_answer_that_was_held_up_is_no_leap(own: Bench) -> None:

@@ -42,6 +42,7 @@ class Sequence:
             replica="r",
             lease_us=10**9,
             timeout_us=50_000,
+            connect_s=0.05,
             clock=lambda: self.now_us,
             metrics=METRICS,
             fixed=lambda: self.now_us,

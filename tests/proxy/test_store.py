@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
+from dataclasses import replace
 
-from policies.admission import Charge, Quota, WindowKind
+from policies.admission import Admitted, Charge, Quota, WindowKind
 from proxy.store.memory import MemoryStore
 from tests.store_contract import StoreContract
 
@@ -52,3 +53,23 @@ def test_a_hundred_thousand_addresses_fit_in_a_hundred_megabytes_and_are_forgott
         assert len(store._windows) == 0
 
     asyncio.run(main())
+
+
+def test_a_rule_of_the_exchange_that_a_reload_brings_begins_as_full_as_it_may_be() -> None:
+    """What was sent under another name is in none of its windows; a new number for an old name changes nothing else."""
+    now_us = 10**15
+    exact = Quota("exact", 100, 5_000_000, ("egress",), window=WindowKind.HELD)
+
+    def admitted(store: MemoryStore, quota: Quota, wanted: int) -> int:
+        charge = Charge(quota, (quota.name, "e"), 1)
+        return sum(isinstance(store.spend_now((charge,)), Admitted) for _ in range(wanted))
+
+    store = MemoryStore(lambda: now_us)
+    store.adopt([exact])
+    store.adopt([replace(exact, limit=90)])
+    assert admitted(store, exact, 100) == 90
+    renamed = replace(exact, name="renamed")
+    store.adopt([renamed])
+    assert admitted(store, renamed, 10) == 2
+    now_us += 5_000_000
+    assert admitted(store, renamed, 100) == 98, "two are still on their way"
