@@ -133,7 +133,7 @@ class Admin:
 
     def _row(self, usage: Usage) -> dict[str, Any]:
         quota, key = usage.quota, usage.charge_key
-        capacity = quota.burst or quota.limit
+        capacity = usage.capacity
         return {
             "rule": quota.name,
             "partition": dict(zip(quota.partition, key[1:], strict=True)),
@@ -144,7 +144,7 @@ class Admin:
             "capacity": capacity,
             "used": usage.used,
             "remaining": max(0, capacity - usage.used),
-            "percentage": round(100 * usage.used / capacity, 2),
+            "percentage": round(100 * usage.used / max(1, capacity), 2),
             "room_in_ms": None if usage.room_in_us < 0 else math.ceil(usage.room_in_us / 1000),
             "waiting": self._limiter.waiting_on(key),
             "enforced": not quota.shadow,

@@ -26,6 +26,8 @@ class Usage(NamedTuple):
     charge_key: tuple[str, ...]
     quota: Quota
     used: int
+    capacity: int
+    """What fits in it at once for whoever shares it: the limit, less what is set aside or left to others."""
     room_in_us: int
     """How long until one more fits; 0 when it does now, negative when only a reply can tell."""
 

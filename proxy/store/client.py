@@ -54,7 +54,7 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (ClusterDownError, "cluster-down"),
     (RedisClusterException, "cluster-down"),
     (NoScriptError, "no-script"),
-    (ResponseError, "refused"),
+    (ResponseError, "error-answer"),
     (TimeoutError, "timeout"),
     (builtins.TimeoutError, "timeout"),
 )
@@ -74,11 +74,13 @@ class StoreLost(Exception):
     @property
     def of_its_own(self) -> bool:
         """The call was refused for what stands under its keys; others may go on."""
-        return self.definite and self.reason == "refused"
+        return self.definite and self.reason == "error-answer"
 
 
 def renamed(error: BaseException) -> StoreLost:
     """What the library raised, in a word of ours: its texts can hold addresses and commands."""
+    if str(error).startswith(("NOAUTH", "Authentication required")):
+        return StoreLost("authentication")
     return StoreLost(next((reason for kind, reason in _REASONS if isinstance(error, kind)), "unreachable"))
 
 

@@ -14,12 +14,12 @@ import structlog
 
 from policies.admission import Charge, Quota
 from policies.quantities import duration_text
-from policies.sharing import Standing, exact
+from policies.sharing import WHOLE, Standing, exact
 from proxy.clock import Clock
 from proxy.metrics import Metrics
 from proxy.store import Usage, server_check
 from proxy.store.client import StoreLost
-from proxy.store.peers import Doorbell, Verdict, ring
+from proxy.store.peers import Doorbell, Verdict, ring, this_machine
 from proxy.store.remote import RemoteWindows, Void
 from proxy.store.windows_in_use import WindowsInUse
 from proxy.tasks import TaskOwner
@@ -30,6 +30,7 @@ LOST_AFTER_US: Final = 1_500_000
 _FORGOTTEN_AFTER_US: Final = 900_000_000
 """Nobody knows what became of it, and nobody keeps its share for it any longer."""
 _RETRY_S: Final = (0.0, 0.05, 0.1, 0.2, EVERY_S)
+_STARVED_AFTER_US: Final = 30_000_000
 _READ_AGAIN_US: Final = 10_000_000
 _RING_AGAIN_US: Final = 2_000_000
 
@@ -43,6 +44,8 @@ class Member(NamedTuple):
 
 class About(NamedTuple):
     address: str
+    host: str
+    """The same for gateways on one machine."""
     rules: dict[str, str]
     keyed_by: str
 
@@ -67,6 +70,8 @@ class Members:
         self._metrics = metrics
         self._in_use = WindowsInUse(remote, clock)
         self._doorbell = Doorbell(remote.replica)
+        self._host = this_machine()
+        self._me = remote.replica.encode()
         self._tasks = TaskOwner()
         self._table: dict[bytes, Member] = {}
         self._about: dict[bytes, About] = {}
@@ -83,6 +88,7 @@ class Members:
         self._read_us = 0
         self._reason = ""
         self._told: set[tuple[bytes, str]] = set()
+        self._lost: set[bytes] = set()
         self._hurry = asyncio.Event()
         self._numbers = itertools.count()
         self._log: Any = structlog.get_logger()
@@ -112,6 +118,7 @@ class Members:
     async def warnings(self, *, up: bool) -> list[str]:
         """What should be known of the server."""
         if not up:
+            self._log.warning("store_not_reached", reason=self._reason or "timeout")
             return [
                 f"store.url: not reached ({self._reason or 'timeout'}); until it is, this gateway goes by its own share"
             ]
@@ -175,6 +182,7 @@ class Members:
     def status(self) -> dict[str, Any]:
         return {
             "kind": "redis",
+            "replica": self._remote.replica,
             "replicas": self.count,
             "failure": self._reason or None,
             "clock_offset_ms": round(self._remote.offset_us / 1000),
@@ -201,13 +209,30 @@ class Members:
         if table.keys() != self._table.keys():
             self._read_us = 0
         self._table = table
+        self._tell_of_lost()
+
+    def _tell_of_lost(self) -> None:
+        lost = {name for name, member in self._table.items() if not self._alive(member)}
+        for name in lost - self._lost:
+            about, member = self._about.get(name), self._table[name]
+            self._log.warning(
+                "replica_lost",
+                replica=name.decode(),
+                address="" if about is None else about.address,
+                share_kept=member.share / WHOLE,
+            )
+        self._lost = lost
+        if self._replicas > 1 and self.count > self._replicas:
+            declared = f"store.replicas: {self._replicas}, and there are more of this egress"
+            self._warn(b"", f"{declared}: one that starts while the store is away takes too much")
 
     async def _words(self) -> bytes:
         """What we say of ourselves."""
         if not self._doorbell.address:
             with suppress(OSError):  # a store whose name is not known yet: the next time
                 await self._doorbell.open(self._towards)
-        return orjson.dumps({"address": self._doorbell.address, "rules": self._rules, "keyed_by": self._keyed_by})
+        about = About(self._doorbell.address, self._host, self._rules, self._keyed_by)
+        return orjson.dumps(about._asdict())
 
     async def _look_around(self) -> None:
         now_us = self._clock()
@@ -216,15 +241,15 @@ class Members:
             self._read(await self._remote.what_they_say())
         for name, member in list(self._table.items()):
             about = self._about.get(name)
-            if name == self._remote.replica.encode() or about is None or not about.address:
+            if name == self._me or about is None or not about.address:
                 continue
-            wanted = name not in self._reached if self._alive(member) else name in self._reached
+            wanted = name not in self._reached if self._alive(member) else True
             if wanted and now_us - self._rung_us.get(name, 0) >= _RING_AGAIN_US:
                 self._rung_us[name] = now_us
                 self._tasks.spawn(self._ring(name, about.address), "store-ring")
 
     async def _ring(self, name: bytes, address: str) -> None:
-        """Has it been reached before, and does it refuse now? Then its share and what it had in flight are free."""
+        """Is it dead? Then its share and what it had in flight are free."""
         verdict = await ring(address, name.decode())
         member = self._table.get(name)
         if verdict is Verdict.ALIVE:
@@ -232,14 +257,23 @@ class Members:
             if member is not None and not self._alive(member):
                 with suppress(StoreLost):
                     await self._remote.keep(name)
-        elif verdict is Verdict.DEAD and name in self._reached and member is not None and not self._alive(member):
+        elif member is not None and not self._alive(member) and self._is_dead(name, member, verdict):
             try:
                 held = [charge for charge in await self._in_use.charges() if exact(charge.quota)]
                 await self._remote.bury(name, held)
             except StoreLost:
                 return
             self._reached.discard(name)
-            self._log.warning("replica_dead", replica=name.decode())
+            self._log.warning("replica_dead", replica=name.decode(), address=address, share=member.share / WHOLE)
+
+    def _is_dead(self, name: bytes, member: Member, verdict: Verdict) -> bool:
+        """A closed door proves it where the door was reached before, or is on this machine. And where nobody alive has
+        a share, all would starve for a gateway that is probably dead: that ends after a while."""
+        if verdict is Verdict.DEAD and (name in self._reached or self._about[name].host == self._host):
+            return True
+        starving = not any(other.share for other in self._table.values() if self._alive(other))
+        silent_us = self._clock() + self._remote.offset_us - member.at_us
+        return starving and silent_us > _STARVED_AFTER_US
 
     def _read(self, said: dict[bytes, bytes]) -> None:
         """Gateways that go by different rules are told apart by name and number."""
@@ -249,12 +283,13 @@ class Members:
             if about is None:
                 continue
             self._about[name] = about
-            if name == self._remote.replica.encode():
+            if name == self._me:
                 continue
-            for rule in sorted(self._rules.keys() | about.rules.keys()):
-                ours, theirs = self._rules.get(rule, "no such rule"), about.rules.get(rule, "no such rule")
-                if ours != theirs:
-                    self._warn(name, f"limits: {rule} is {ours} here and {theirs} in replica {name.decode()}")
+            names = sorted(self._rules.keys() | about.rules.keys())
+            both = [(rule, self._rules.get(rule, "no rule"), about.rules.get(rule, "no rule")) for rule in names]
+            differ = [f"{rule} is {ours} here and {theirs} there" for rule, ours, theirs in both if ours != theirs]
+            if differ:
+                self._warn(name, f"limits differ in replica {name.decode()} ({about.address}): {', '.join(differ)}")
             if about.keyed_by != self._keyed_by:
                 self._warn(
                     name, f"identity.hash_key: replica {name.decode()} hashes API keys otherwise: no shared limits"
@@ -270,7 +305,8 @@ def _about(words: bytes) -> About | None:
     """None for what no gateway of ours says of itself."""
     try:
         said = orjson.loads(words)
-        return About(str(said["address"]), {str(k): str(v) for k, v in said["rules"].items()}, str(said["keyed_by"]))
+        rules = {str(name): str(rule) for name, rule in said["rules"].items()}
+        return About(str(said["address"]), str(said.get("host", "")), rules, str(said["keyed_by"]))
     except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
         return None
 

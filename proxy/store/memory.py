@@ -132,7 +132,13 @@ class MemoryStore:
         now_us = self._clock()
         self._sweep(now_us)
         return [
-            Usage(key, kept.quota, kept.window.used(now_us), kept.window.wait_us(1, now_us))
+            Usage(
+                key,
+                kept.quota,
+                kept.window.used(now_us),
+                kept.quota.burst or kept.quota.limit,
+                kept.window.wait_us(1, now_us),
+            )
             for key, kept in self._windows.items()
         ]
 

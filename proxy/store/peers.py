@@ -2,16 +2,19 @@
 
 The difference is its share of the budget: of one that is cut off it must be left alone, of one that is dead it can be
 used again at once. The store cannot tell. So each gateway listens on a port of its own, where it says its name to
-whoever connects and nothing else. One that has been reached there before and now refuses the connection, or answers by
-another name, is dead. One that cannot be reached at all may be anything.
+whoever connects and nothing else. One that has been reached there before, or is on this machine, and now refuses the
+connection or answers by another name, is dead. One that cannot be reached at all may be anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import secrets
 import socket
 from enum import Enum
+from hashlib import blake2b
+from pathlib import Path
 from typing import Final, cast
 
 _PATIENCE_S: Final = 0.5
@@ -80,6 +83,15 @@ async def ring(address: str, name: str) -> Verdict:
     if not answer.endswith(b"\n"):
         return Verdict.UNKNOWN
     return Verdict.ALIVE if answer.strip() == name.encode() else Verdict.DEAD
+
+
+def this_machine() -> str:
+    """The same in every process on this machine until it is started anew, and tells nobody anything else."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        boot = secrets.token_bytes(16)
+    return blake2b(boot, digest_size=8, person=b"machine").hexdigest()
 
 
 async def _own_address(towards: tuple[str, int]) -> str:

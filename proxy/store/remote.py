@@ -147,8 +147,14 @@ class RemoteWindows:
     async def usage(self, charges: Sequence[Charge]) -> list[Usage]:
         answer = await self.link.call(self._usages(charges))
         return [
-            Usage(charge.key, charge.quota, answer[at], -1 if answer[at + 2] else int(answer[at + 1]))
-            for at, charge in zip(range(0, len(answer), 3), charges, strict=True)
+            Usage(
+                charge.key,
+                charge.quota,
+                answer[at],
+                answer[at + 1],
+                -1 if answer[at + 3] else int(answer[at + 2]),
+            )
+            for at, charge in zip(range(0, len(answer), 4), charges, strict=True)
         ]
 
     def ends(self, reservation: Reservation) -> bool:

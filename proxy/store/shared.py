@@ -16,6 +16,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -33,6 +34,7 @@ from proxy.store.remote import Banned, Ending, Granted, Holding, RemoteWindows, 
 from proxy.tasks import TaskOwner
 
 _FIRST_LOOK_S: Final = 1.0
+_LAST_WORDS_S: Final = 1.0
 _POLL_US: Final = (8_000, 14_000)
 _JITTER_US: Final = 2_000
 """Gateways that wait for the same instant do not all ask in it."""
@@ -97,12 +99,11 @@ class SharedStore:
 
     async def stop(self) -> None:
         """The last words: what has ended, and that our share is free."""
-        try:
-            await self._endings.flush()
-            if self._standing.up:
-                await self._members.leave()
-        except StoreLost:
-            pass  # the others will notice
+        with suppress(StoreLost, TimeoutError):  # the others will notice
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._endings.flush()
+                if self._standing.up:
+                    await self._members.leave()
         await self._tasks.close()
         await self._members.close()
         await self._remote.link.close()

@@ -165,7 +165,7 @@ async def usages_agree(client: Any, sequences: list[Sequence]) -> None:
             pipe.execute_command(*sequence.remote._usages(charges).words())
         answers = pipe.execute()
     for (sequence, usages), answer in zip(rows, answers, strict=True):
-        for row, used, wait, flying in zip(usages, answer[::3], answer[1::3], answer[2::3], strict=True):
+        for row, used, wait, flying in zip(usages, answer[::4], answer[2::4], answer[3::4], strict=True):
             told = (sequence.number, sequence.now_us, row, used, wait, flying)
             assert used == row[1], told
             assert (-1 if flying else int(wait)) == row[2], told

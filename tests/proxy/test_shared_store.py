@@ -222,7 +222,8 @@ async def test_gateways_that_disagree_are_told_so(redis: RedisServer, captured: 
 
         await until(lambda: len(told()) == 2, "both warnings")
     assert any(
-        text.startswith("limits: bybit-ip is 100/1s held per egress here and 90/1s held per egress in replica ")
+        text.startswith("limits differ in replica ")
+        and text.endswith("): bybit-ip is 100/1s held per egress here and 90/1s held per egress there")
         for text in told()
     )
 
@@ -310,3 +311,39 @@ async def test_a_reload_changes_a_shared_rule(redis: RedisServer) -> None:
         then = [(await ask(session, app))[0] for _ in range(3)]
     assert first == [200, 200, 200, 429]
     assert then == [200, 200, 429]
+
+
+async def test_a_gateway_that_was_killed_does_not_keep_the_budget_from_the_next(redis: RedisServer) -> None:
+    """The next one on that machine knows from the closed door that its predecessor is dead."""
+    async with FakeBybit() as exchange, gateway(exchange.url, limits=[EXACT], store__url=redis.url) as killed:
+        await until(lambda: killed.store.status()["share"] == 1.0, "the whole budget")
+        await asyncio.sleep(0.5)  # until it has said where it can be reached
+        # As a kill would leave it: no last word, and nobody at the door.
+        await killed.store._tasks.close()
+        await killed.store._members._doorbell.close()
+        async with (
+            gateway(exchange.url, limits=[EXACT], store__url=redis.url) as after,
+            aiohttp.ClientSession() as session,
+        ):
+            share_at_first = after.store.status()["share"]
+            await until(lambda: after.store.status()["share"] == 1.0, "its predecessor's share")
+            status, _ = await ask(session, after)
+    assert share_at_first == 0
+    assert status == 200
+
+
+async def test_a_silent_store_holds_up_neither_requests_nor_pages_and_is_found_again(redis: RedisServer) -> None:
+    """It takes connections and says nothing, and its connections never break."""
+    async with (
+        FakeBybit() as exchange,
+        Relay(redis.port) as relay,
+        gateway(exchange.url, limits=[EXACT], store__url=f"redis://127.0.0.1:{relay.port}") as app,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+    ):
+        await until(lambda: mode(app) == "shared", "the shared budget")
+        await relay.freeze()
+        await until(lambda: mode(app) == "divided", "the own share")
+        pages = [(await ask(session, app, page))[0] for page in ("/metrics", "/gateway/limits", "/health", TIME)]
+        await relay.heal()
+        await until(lambda: mode(app) == "shared", "the shared budget again")
+    assert pages == [200, 200, 200, 200]
