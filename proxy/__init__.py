@@ -5,7 +5,8 @@
     app          builds everything once; listens; drains; applies another configuration
     workers      keeps several such processes alive        (ports: what they listen on, held for them)
     reload       notices a changed file, judges it, has it applied
-    config       YAML + environment -> frozen Config       (yamlfile: YAML without surprises; config_problems: in words)
+    config       YAML + environment -> frozen Config       (yamlfile: YAML without surprises; config_problems: in words;
+                 config_store: the `store` section)
     advice, config_schema    what `check` warns of; what editors are told
     server       aiohttp's low-level server, unreadable requests explained
     gateway      the life of a request, top to bottom: describe, admit, cache, send, answer

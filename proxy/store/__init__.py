@@ -3,6 +3,18 @@
 reserve() takes all charges of a request in one step or none of them, is idempotent by the reservation's id and answers
 a denial with the exact wait. complete() and refund() end a reservation, once; later calls change nothing. The store
 owns the clock that its windows run on.
+
+    opened       which store a configuration asks for
+    memory       the windows of a gateway that stands alone    (keeper, state_file: over a restart)
+    shared       the store that several gateways share, and how one goes on when it is lost
+      local        what this one spends by its own book
+      members      signs of life, shares of the budget         (neighbours: the other gateways; peers: their doors)
+      endings      what has ended here and must end there
+      remote       what the scripts are asked, and what their answers mean   (wording: how charges are told to them)
+        link         calls in one line, worked off together
+          line         one connection;  client: redis-py as we need it
+      windows_in_use, server_check    for people
+    scripts/     what Redis does: logs, others (windows), reserve, end, usage, beat, ...
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ from proxy.config import Config
 from proxy.metrics import Metrics
 from proxy.store.client import connect_s, connected
 from proxy.store.local import LocalShare
-from proxy.store.members import LOST_AFTER_US, Members
+from proxy.store.members import Members
 from proxy.store.memory import MemoryStore
+from proxy.store.neighbours import LOST_AFTER_US
 from proxy.store.remote import RemoteWindows
 from proxy.store.shared import SharedStore
 
@@ -42,7 +43,6 @@ def opened(config: Config, clock: Clock, metrics: Metrics, keyed_by: str) -> Mem
         towards=store.address.hosts[0],
         keyed_by=blake2b(keyed_by.encode(), digest_size=4).hexdigest(),
         clock=clock,
-        metrics=metrics,
     )
     standing = Standing(replicas, LOST_AFTER_US, clock())
     return SharedStore(remote, LocalShare(clock, store.on_failure), standing, members, clock)

@@ -213,8 +213,15 @@ class SharedStore:
         answer = await self._remote.reserve(reservation, ended_by_reply=ended_by_reply, orphaned=orphaned)
         if self._remote.stepped:
             self._log.warning("store_clock_stepped")
-            await self._remote.forget()
+            if isinstance(answer, Void):
+                await self._remote.forget()  # before it is asked again
+            else:
+                self._tasks.spawn(self._forget(), "store-forget")
         return answer
+
+    async def _forget(self) -> None:
+        with suppress(StoreLost):
+            await self._remote.forget()
 
     async def _reserve_alone(self, reservation: Reservation, *, ended_by_reply: bool) -> Admission:
         now_us = self._clock()

@@ -21,7 +21,8 @@ from proxy.metrics import Metrics
 from proxy.store import Reservation
 from proxy.store.client import closed, connected
 from proxy.store.local import LocalShare
-from proxy.store.members import LOST_AFTER_US, Members
+from proxy.store.members import Members
+from proxy.store.neighbours import LOST_AFTER_US
 from proxy.store.remote import Banned, Ending, Granted, Holding, RemoteWindows, Void
 from proxy.store.shared import SharedStore
 from proxy.tasks import TaskOwner
@@ -121,7 +122,7 @@ class Steady(SharedStore):
 
 def steady(bench: Bench, remote: RemoteWindows | None = None, rules: tuple[Quota, ...] = (HELD, SENT, TRIAL)) -> Steady:
     remote = remote or bench.remote()
-    members = Members(remote, replicas=1, towards=("127.0.0.1", 1), keyed_by="", clock=bench.clock, metrics=Metrics())
+    members = Members(remote, replicas=1, towards=("127.0.0.1", 1), keyed_by="", clock=bench.clock)
     standing = Standing(1, LOST_AFTER_US, bench.now_us)
     standing.found([], bench.now_us)
     store = Steady(remote, LocalShare(bench.clock, "divided"), standing, members, bench.clock)

@@ -320,7 +320,7 @@ async def test_a_gateway_that_was_killed_does_not_keep_the_budget_from_the_next(
         await asyncio.sleep(0.5)  # until it has said where it can be reached
         # As a kill would leave it: no last word, and nobody at the door.
         await killed.store._tasks.close()
-        await killed.store._members._doorbell.close()
+        await killed.store._members.close()
         async with (
             gateway(exchange.url, limits=[EXACT], store__url=redis.url) as after,
             aiohttp.ClientSession() as session,
