@@ -39,9 +39,10 @@ async def judge(running: Fleet, broken: float, healed: float) -> None:
     assert set(running.statuses) == {200}
 
 
-async def test_redis_is_killed_and_comes_back_empty() -> None:
+@pytest.mark.parametrize("orders", [False, True], ids=["market data", "orders"])
+async def test_redis_is_killed_and_comes_back_empty(orders: bool) -> None:
     with redis_server() as redis:
-        async with fleet([redis.url] * 3) as running:
+        async with fleet([redis.url] * 3, orders=orders) as running:
             broken = time.monotonic()
             await asyncio.to_thread(redis.kill)
             running.shift(1, 10, 10)
@@ -74,9 +75,10 @@ async def test_redis_stops_answering_for_a_moment_and_for_long() -> None:
             await judge(running, broken, time.monotonic())
 
 
-async def test_redis_is_emptied() -> None:
+@pytest.mark.parametrize("orders", [False, True], ids=["market data", "orders"])
+async def test_redis_is_emptied(orders: bool) -> None:
     with redis_server() as redis:
-        async with fleet([redis.url] * 3) as running:
+        async with fleet([redis.url] * 3, orders=orders) as running:
             broken = time.monotonic()
             redis.client().flushall()
             running.shift(1, 20, 1)
@@ -136,13 +138,13 @@ async def test_a_cluster_promotes_another_node(how: str) -> None:
             await judge(running, broken, time.monotonic())
 
 
-@pytest.mark.parametrize("how", ["cut", "frozen"])
-async def test_one_of_three_is_cut_off_alone(how: str) -> None:
+@pytest.mark.parametrize(("how", "orders"), [("cut", False), ("frozen", False), ("cut", True)])
+async def test_one_of_three_is_cut_off_alone(how: str, orders: bool) -> None:
     """The others leave its share alone; it uses it only when they know."""
     with redis_server() as redis:
         async with (
             Relay(redis.port) as relay,
-            fleet([f"redis://127.0.0.1:{relay.port}", redis.url, redis.url]) as running,
+            fleet([f"redis://127.0.0.1:{relay.port}", redis.url, redis.url], orders=orders) as running,
         ):
             broken = time.monotonic()
             await (relay.cut() if how == "cut" else relay.freeze())

@@ -19,6 +19,7 @@ from proxy.app import App
 from proxy.clock import Clock, system_clock
 from tests.fake_bybit import FakeBybit, Settings
 from tests.gateway_fixture import gateway, url
+from tests.signing import signed
 
 LIMIT, WINDOW_S = 240, 2.0
 """The rate of the real limit in a shorter window: the same happens sooner."""
@@ -31,11 +32,12 @@ RECOVERY_S = 2 * WINDOW_S
 class Fleet:
     """Gateways, and clients that never have enough. `weights`: how many clients ask which gateway."""
 
-    def __init__(self, exchange: FakeBybit, apps: Sequence[App], weights: Sequence[int]) -> None:
+    def __init__(self, exchange: FakeBybit, apps: Sequence[App], weights: Sequence[int], *, orders: bool) -> None:
         self.exchange = exchange
         self.apps = list(apps)
         self.targets = [url(app, "/v5/market/time") for app in apps]
         self.statuses: dict[int, int] = {}
+        self._orders = orders
         self._weights = list(weights)
         self._arrivals: list[tuple[float, int]] = []
 
@@ -90,12 +92,20 @@ class Fleet:
             self._arrivals.append((time.monotonic(), self.exchange.stats.requests))
             await asyncio.sleep(0.02)
 
+    def _request(self, session: aiohttp.ClientSession, target: str, number: int) -> Any:
+        """Market data is spaced out in time and orders are not: what only orders can do must not be a breach either."""
+        if not self._orders:
+            return session.get(target)
+        body = b'{"category":"linear","symbol":"S%dUSDT","side":"Buy","orderType":"Market","qty":"1"}' % number
+        headers = signed(body, key=f"key{number:013d}", window_ms=60_000)
+        return session.post(target.replace("/v5/market/time", "/v5/order/create"), data=body, headers=headers)
+
     async def client(self, session: aiohttp.ClientSession, number: int) -> None:
         while True:
             at = number % sum(self._weights)
             place = next(place for place, end in enumerate(itertools.accumulate(self._weights)) if at < end)
             try:
-                async with session.get(self.targets[place]) as answer:
+                async with self._request(session, self.targets[place], number) as answer:
                     await answer.read()
                     self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
             except aiohttp.ClientError:
@@ -109,6 +119,7 @@ async def fleet(
     clients: int = 60,
     weights: Sequence[int] = (10, 1, 1),
     skews_us: Sequence[int] = (0, 0, 0),
+    orders: bool = False,
     **overrides: Any,
 ) -> AsyncIterator[Fleet]:
     """One gateway for each URL. A jittered exchange that bans; it must never have a reason."""
@@ -130,7 +141,7 @@ async def fleet(
             )
             for store_url, skew_us in zip(store_urls, skews_us, strict=True)
         ]
-        running = Fleet(exchange, apps, weights)
+        running = Fleet(exchange, apps, weights, orders=orders)
         session = await stack.enter_async_context(
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=90))
         )
