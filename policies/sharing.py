@@ -13,9 +13,9 @@ store is gone for everybody, it is after W. If only this gateway is cut off, the
 notice that its sign of life is missing after H and leave s_i (L - E) alone from then on, so what they sent before is
 older than W after H + W. From inside the two cases look alike, so H + W it is.
 
-*Back again* it goes on by its own share for one more W and enters in the store what it sends: then everything that
-counts is written there. If it never came to use more than s_i E, nothing is missing in the store and it is back at
-once.
+*Back again* it goes on by s_i (L - E) for one more W and enters in the store what it sends: then everything that counts
+is written there, and what was set aside is whole again. If it never came to use more than s_i E, nothing is missing in
+the store and it is back at once.
 """
 
 from __future__ import annotations
@@ -61,8 +61,13 @@ def spare(quota: Quota, share: int) -> int:
 
 def divided(quota: Quota, share: int) -> int:
     """What one gateway may send of a quota while there is no common book. Small limits may leave nothing to some."""
+    return handed_back(quota, share) + spare(quota, share)
+
+
+def handed_back(quota: Quota, share: int) -> int:
+    """The same while the store is back and the share is handed over: what was set aside is left for another failure."""
     if exact(quota):
-        return (quota.limit - set_aside(quota)) * share // WHOLE + spare(quota, share)
+        return (quota.limit - set_aside(quota)) * share // WHOLE
     return max(1, quota.limit * share // WHOLE)
 
 

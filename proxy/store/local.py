@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 from policies.admission import Admission, Admitted, Charge, Counts, Deferred, Filled, Quota, WindowKind, admit
 from policies.bucket import TokenBucket
-from policies.sharing import WHOLE, divided, exact, spare
+from policies.sharing import WHOLE, divided, exact, handed_back, spare
 from policies.window import CompletionLog, Window
 from proxy.clock import Clock
 from proxy.store import Reservation
@@ -45,6 +45,7 @@ class LocalShare:
         self._spares: dict[str, _Spare] = {}
         self._share = WHOLE
         self._alone = False
+        self._returning = False
 
     @property
     def on_failure(self) -> OnFailure:
@@ -57,10 +58,13 @@ class LocalShare:
         self._clients.adopt(quota for quota in rules if quota.counts is Counts.REQUESTS)
         self._fit()
 
-    def fit(self, share: int, *, alone: bool) -> None:
-        """Our share from now on, and whether we go by it, or by the common store of which this is a copy."""
-        if (share, alone) != (self._share, self._alone):
-            self._share, self._alone = share, alone
+    def fit(self, share: int, *, alone: bool, returning: bool) -> None:
+        """Our share from now on, and whether we go by it, or by the common store of which this is a copy.
+
+        `returning`: we go by it, and hand it back.
+        """
+        if (share, alone, returning) != (self._share, self._alone, self._returning):
+            self._share, self._alone, self._returning = share, alone, returning
             self._fit()
 
     def note(self, reservation: Reservation, admitted: Admitted, *, ended_by_reply: bool) -> None:
@@ -167,7 +171,7 @@ class LocalShare:
             return quota
         if self._on_failure == "closed":
             return replace(quota, limit=0) if exact(quota) else quota
-        limit = divided(quota, share)
+        limit = handed_back(quota, share) if self._returning else divided(quota, share)
         return replace(quota, limit=limit, burst=max(1, quota.burst * share // WHOLE) if quota.burst else 0)
 
 

@@ -35,6 +35,8 @@ class MemoryStore:
         self._until_sweep = _SWEEP_EVERY
         self._cold: ColdStart | None = None
         self._cold_until_us = 0
+        self._new_since: dict[str, ColdStart] = {}
+        """Rules of the exchange that a reload has brought: what was sent before is in none of their windows."""
 
     def begin_cold(self, cold: ColdStart, until_us: int) -> None:
         """Windows that are made until then start as full as what was sent before us may have left them."""
@@ -119,9 +121,8 @@ class MemoryStore:
         """These are the rules from now on: windows are fitted at once, those of no rule kept until they are idle."""
         before, self._rules = self._rules, {quota.name: quota for quota in quotas}
         now_us = self._clock()
-        if before is not None and not self.cold and (new := new_exact(before, self._rules)):
-            until_us = now_us + max(self._rules[name].window_us for name in new)
-            self.begin_cold(ColdStart(now_us, new), until_us)
+        if before is not None:
+            self._new_since |= {name: ColdStart(now_us) for name in new_exact(before, self._rules)}
         for key, kept in self._windows.items():
             quota = self._today(kept.quota)
             window = kept.window if quota == kept.quota else quota.fitted(kept.window, now_us)
@@ -160,7 +161,8 @@ class MemoryStore:
         return kept.window
 
     def _new_window(self, quota: Quota) -> Window:
-        return quota.new_window() if self._cold is None else self._cold.new_window(quota, self._clock())
+        cold = self._new_since.get(quota.name, self._cold)
+        return quota.new_window() if cold is None else cold.new_window(quota, self._clock())
 
     def _today(self, quota: Quota) -> Quota:
         """The rule that goes on with the windows of a quota: of its name, and of the same partition. Or itself."""

@@ -86,12 +86,16 @@ async def ring(address: str, name: str) -> Verdict:
 
 
 def this_machine() -> str:
-    """The same in every process on this machine until it is started anew, and tells nobody anything else."""
+    """The same in every process that reaches the same ports at the same addresses, until the machine is started anew.
+
+    So not in two containers on one machine, unless they share a network as those of a pod do.
+    """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+        network = Path("/proc/self/ns/net").stat()
+        where = Path("/proc/sys/kernel/random/boot_id").read_bytes() + b"%d %d" % (network.st_dev, network.st_ino)
     except OSError:
-        boot = secrets.token_bytes(16)
-    return blake2b(boot, digest_size=8, person=b"machine").hexdigest()
+        where = secrets.token_bytes(16)
+    return blake2b(where, digest_size=8, person=b"machine").hexdigest()
 
 
 async def _own_address(towards: tuple[str, int]) -> str:

@@ -44,7 +44,8 @@ _INSTEAD: Final = {"closed": Mode.CLOSED, "open": Mode.OPEN}
 _SOON_US: Final = 2_000_000
 """A store that fails again so soon after it was found is not simply believed once more."""
 _DISTRUST_US: Final = (250_000, 30_000_000)
-_ODD_REFUSALS: Final = 10
+_TOGETHER: Final = 128
+_ODD_REFUSALS: Final = 3
 """So many calls in a row that end in an error of their own are no single key's fault."""
 
 
@@ -59,7 +60,7 @@ class SharedStore:
         self._standing = standing
         self._members = members
         self._clock = clock
-        self._rules: dict[str, Quota] = {}
+        self._rules: dict[str, Quota] | None = None
         self._new_until_us: dict[str, int] = {}
         """Exact rules that a reload has brought: until then their windows lack what was sent before."""
         self._windows_us: list[int] = []
@@ -128,10 +129,11 @@ class SharedStore:
     def adopt(self, quotas: Iterable[Quota]) -> None:
         rules = list(quotas)
         self._windows_us = sorted({quota.window_us for quota in rules if exact(quota)})
-        before, self._rules = self._rules, {quota.name: quota for quota in rules}
-        if before:
+        today = {quota.name: quota for quota in rules}
+        before, self._rules = self._rules, today
+        if before is not None:
             now_us = self._clock()
-            new = {name: now_us + self._rules[name].window_us for name in new_exact(before, self._rules)}
+            new = {name: now_us + today[name].window_us for name in new_exact(before, today)}
             self._new_until_us = {**self._new_until_us, **new}
         self._local.adopt(rules)
         self._members.adopt(rules)
@@ -270,11 +272,12 @@ class SharedStore:
     async def _enter_flying(self) -> None:
         """What is in flight counts at the exchange: the store must have it, all of it where its memory is gone."""
         emptied = self._members.emptied
-        for number, (_, known) in list(self._flying.items()):
+        missing = [number for number, (_, known) in self._flying.items() if emptied or not known]
+        while missing:
             if not self._standing.up:
                 return
-            if (emptied or not known) and number in self._flying:
-                await self._record(number)
+            together, missing = missing[:_TOGETHER], missing[_TOGETHER:]
+            await asyncio.gather(*(self._record(number) for number in together if number in self._flying))
         self._members.emptied = False
 
     def _jittered(self, deferred: Deferred) -> Deferred:
@@ -333,6 +336,7 @@ class SharedStore:
         if lost.of_its_own:
             self._refusals += 1
             if self._refusals < _ODD_REFUSALS:
+                self._log.warning("store_refused", reason=lost.reason)
                 return
         self._lost(lost.reason)
 
@@ -353,7 +357,8 @@ class SharedStore:
         now_us = self._clock()
         mode = self._standing.mode(self._windows_us, now_us)
         divided = frozenset(window_us for window_us in self._windows_us if self._standing.divides(window_us, now_us))
-        self._local.fit(self._standing.share, alone=not self._standing.shared(now_us))
+        standing = self._standing
+        self._local.fit(standing.share, alone=not standing.shared(now_us), returning=standing.returning(now_us))
         if (mode, divided) == (self._mode, self._divided):
             return
         if mode is not self._mode:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.admission import Quota, WindowKind
-from policies.sharing import WHOLE, Standing, divided, set_aside, spare
+from policies.sharing import WHOLE, Standing, divided, handed_back, set_aside, spare
 
 LIMIT, WINDOW_US = 100, 2_000_000
 QUOTA = Quota("bybit-ip", LIMIT, WINDOW_US, ("egress",), window=WindowKind.HELD)
@@ -106,7 +106,8 @@ class Gateway:
                 if answer != "holding":
                     return answer == "granted" and self._went(now)
         if standing.divides(WINDOW_US, now):
-            if self._within(self.sent, now) >= divided(QUOTA, standing.share):
+            most = handed_back if standing.returning(now) else divided
+            if self._within(self.sent, now) >= most(QUOTA, standing.share):
                 return False
             if standing.returning(now) and store is not None:
                 store.log.append(now)
