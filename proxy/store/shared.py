@@ -256,6 +256,8 @@ class SharedStore:
 
         Under the first one the store may still be told to forget a call of unknown fate, or may lack it.
         """
+        if number not in self._flying:
+            return  # it has ended while others were entered
         before, known = self._flying[number]
         entry = Reservation(f"{number}+{next(self._entries)}", before.charges)
         if known:
@@ -300,26 +302,31 @@ class SharedStore:
     async def _beat(self) -> None:
         failures = 0
         while True:
-            was_up = self._standing.up
             try:
-                heard = await self._members.beat(self._standing)
+                came_back = await self._beat_once()
+                failures = 0
             except StoreLost as lost:
-                failures += 1
+                came_back, failures = False, failures + 1
                 self._lost(lost.reason)
             except Exception as error:  # noqa: BLE001  # whatever stands in the store must not end the heartbeat
-                failures += 1
+                came_back, failures = False, failures + 1
                 self._lost("unreadable")
                 self._log.error("store_unreadable", error=type(error).__name__)
-            else:
-                failures = 0
-                if heard and not was_up and self._clock() >= self._distrusted_until_us:
-                    await self._found()
-                    continue  # the others must hear at once how we spend from now on
-                if self._members.emptied and self._standing.up:
-                    await self._enter_flying()
-            self._looked.set()
-            self._look()
-            await self._members.pause(failures)
+            if not came_back:  # else the others must hear at once how we spend from now on
+                self._looked.set()
+                self._look()
+                await self._members.pause(failures)
+
+    async def _beat_once(self) -> bool:
+        """A sign of life, and what follows from its answer. True: we spend otherwise from now on."""
+        was_up = self._standing.up
+        heard = await self._members.beat(self._standing)
+        if heard and not was_up and self._clock() >= self._distrusted_until_us:
+            await self._found()
+            return True
+        if self._members.emptied and self._standing.up:
+            await self._enter_flying()
+        return False
 
     async def _found(self) -> None:
         # Who sends nothing while the store is lost has nothing to hand back.

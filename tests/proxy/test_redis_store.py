@@ -305,3 +305,12 @@ def test_all_keys_of_an_egress_are_in_one_slot(own: Bench) -> None:
     own.run(store.reserve(Reservation("a", (odd,))))
     tags = {key.split(b"{", 1)[1].split(b"}", 1)[0] for key in own.command("KEYS", "*")}
     assert len(tags) == 1
+
+
+def test_what_has_ended_while_others_were_entered_again_is_not_entered(own: Bench) -> None:
+    """Its answer came in between; the heartbeat that enters them goes on."""
+    store = steady(own, rules=(EXACT,))
+    assert isinstance(own.run(store.reserve(exact("a"))), Admitted)
+    own.run(store.complete(exact("a")))
+    own.run(store._record("a"))
+    assert used(own, store._remote) == 1
