@@ -39,7 +39,6 @@ class Members:
         self._replicas = replicas
         self._clock = clock
         self._in_use = WindowsInUse(remote, clock)
-        self._me = remote.replica.encode()
         self._neighbours = Neighbours(remote, self._in_use, towards=towards, keyed_by=keyed_by, clock=clock)
         self._table: dict[bytes, Member] = {}
         self._restore: list[Any] = []

@@ -7,6 +7,7 @@ of every decision is Redis' own. API keys come here as keyed hashes and in no ot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from policies.admission import Admitted, Charge, Deferred, Filled
@@ -34,7 +35,17 @@ ABOUT: Final = Script("about")
 
 _STEP_US: Final = 100_000
 _DRIFT: Final = 1_000
-_GRANTED, _DEFERRED, _BANNED, _HOLDING, _VOID, _REPEATED = range(6)
+
+
+class _Reply(IntEnum):
+    """What reserve.lua begins its answers with."""
+
+    GRANTED = 0
+    DEFERRED = 1
+    BANNED = 2
+    HOLDING = 3
+    VOID = 4
+    REPEATED = 5
 
 
 class Granted(NamedTuple):
@@ -120,16 +131,16 @@ class RemoteWindows:
         answer = await self.link.call(self._reservation(reservation, ask=True, lease=ended_by_reply, orphaned=orphaned))
         self._heard(int(answer[1]))
         match answer[0]:
-            case 0:
+            case _Reply.GRANTED:
                 return Granted(self._admitted(reservation.charges, answer))
-            case 1:
+            case _Reply.DEFERRED:
                 binding = reservation.charges[answer[3] - 1]
                 return Deferred(-1 if answer[4] else int(answer[2]), binding)
-            case 2:
+            case _Reply.BANNED:
                 return Banned(int(answer[2]))
-            case 3:
+            case _Reply.HOLDING:
                 return Holding(int(answer[2]))
-            case 5:
+            case _Reply.REPEATED:
                 return Granted(Admitted())
             case _:
                 return Void()
@@ -138,7 +149,7 @@ class RemoteWindows:
         """Enter what is sent all the same. False: the call was void."""
         answer = await self.link.call(self._reservation(reservation, ask=False, lease=True, orphaned=None))
         self._heard(int(answer[1]))
-        return bool(answer[0] != _VOID)
+        return bool(answer[0] != _Reply.VOID)
 
     async def end(self, endings: Sequence[Ending]) -> None:
         answer = await self.link.call(self._endings(endings))

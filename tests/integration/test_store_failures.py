@@ -151,7 +151,7 @@ async def test_one_of_three_is_cut_off_alone(how: str, orders: bool) -> None:
             running.shift(10, 10, 10)
             await running.until(lambda: running.modes() == ["divided", "shared", "shared"], "its own share")
             alone = time.monotonic() + WINDOW_S
-            await asyncio.sleep(3 * WINDOW_S)
+            await asyncio.sleep(3 * WINDOW_S)  # what all three use together is counted over whole windows
             together = running.usable(alone, time.monotonic())
             await relay.heal()
             await judge(running, broken, time.monotonic())

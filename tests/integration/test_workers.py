@@ -59,7 +59,7 @@ class Gateway:
 
         async with asyncio.timeout(30):
             while not await seen():
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # bounded polling of other processes
 
     async def metric(self, name: str, labels: str = "") -> float:
         text = (await self.ask("/metrics")).decode()
@@ -219,12 +219,12 @@ async def test_sighup_reaches_every_worker(redis: RedisServer, tmp_path: Path) -
         gateway.parent.send_signal(signal.SIGHUP)
         async with asyncio.timeout(30):
             while await gateway.metric("gateway_config_reloads_total", 'result="unchanged"') != 2:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # bounded polling of other processes
         path.write_text("log: {level: none}\n")
         gateway.parent.send_signal(signal.SIGHUP)
         async with asyncio.timeout(30):
             while await gateway.metric("gateway_config_reloads_total", 'result="refused"') != 2:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # bounded polling of other processes
         assert await gateway.metric("gateway_config_last_reload_successful") == 0
         await gateway.finish()
 
