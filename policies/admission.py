@@ -7,16 +7,20 @@ cost from all of them or from none, so that a request which waits for one never 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from policies.bucket import TokenBucket
 from policies.descriptor import Descriptor
+from policies.pacing import LearnedWindow
 from policies.slotted import SlottedWindow
 from policies.window import IN_FLIGHT, CompletionLog, SendLog, Window
+
+WHOLE: Final = 1_000_000
+"""Parts of a budget are counted in millionths."""
 
 
 class Counts(StrEnum):
@@ -31,6 +35,7 @@ class WindowKind(StrEnum):
     SENT = "sent"
     SLOTTED = "slotted"
     BUCKET = "bucket"
+    LEARNED = "learned"  # an account's own, as the exchange tells of it: no rule of an operator
 
 
 class WhenFull(StrEnum):
@@ -79,6 +84,14 @@ class Quota:
     """What a bucket holds; 0 for the other windows."""
     spaces: bool = False
     """All classes share it, so the less urgent ones are spaced out in it (spacing.py)."""
+    floor: int = 1
+    ceiling: int | None = None
+    """Bounds of a learned limit; `limit` is what it begins with."""
+
+    @property
+    def of_address(self) -> bool:
+        """It counts all that is sent from the address: what the exchange bans for."""
+        return self.counts is Counts.UPSTREAM and self.match == Match() and set(self.partition) <= {"egress"}
 
     def new_window(self) -> Window:
         match self.window:
@@ -90,6 +103,8 @@ class Quota:
                 return SlottedWindow(self.limit, self.window_us)
             case WindowKind.BUCKET:
                 return TokenBucket(self.limit, self.window_us, self.burst)
+            case WindowKind.LEARNED:
+                return LearnedWindow(self.limit, self.window_us, self.floor, self.ceiling)
             case _:
                 assert_never(self.window)
 
@@ -107,6 +122,9 @@ class Quota:
                 return window
             case TokenBucket() if self.window is WindowKind.BUCKET:
                 window.resize(self.limit, self.window_us, self.burst, now_us)
+                return window
+            case LearnedWindow() if self.window is WindowKind.LEARNED:
+                window.resize(self.limit, self.window_us, self.floor, self.ceiling)
                 return window
             case _:
                 return self._full_of(window.used(now_us), now_us)
@@ -161,6 +179,7 @@ class Deferred(NamedTuple):
 class Why(StrEnum):
     """Why a request was refused."""
 
+    BAN = "ban"  # nothing is sent from this address at present
     FULL = "full"  # the rule says refuse
     QUEUE = "queue"  # too many wait already
     DEADLINE = "deadline"  # its turn would come too late
@@ -181,8 +200,10 @@ _ADMITTED = Admitted()
 class Rulebook:
     """All quotas that are asked at one point of a request's life, in the order of the configuration."""
 
-    def __init__(self, quotas: Sequence[Quota]) -> None:
+    def __init__(self, quotas: Sequence[Quota], learned: Mapping[tuple[str, str], Quota] | None = None) -> None:
+        """`learned`: an account's own quotas, by endpoint and business line."""
         self.quotas = tuple(quotas)
+        self._learned = learned or {}
         self._by_path = any(quota.match.path is not None for quota in quotas)
         self._remembered = lru_cache(maxsize=8192)(self._charges)
 
@@ -200,6 +221,7 @@ class Rulebook:
             request.tier,
             request.signed,
             request.cost,
+            request.line,
         )
 
     def _charges(
@@ -214,6 +236,7 @@ class Rulebook:
         tier: str | None,
         signed: bool,  # noqa: FBT001  # positional like the others: this is a key
         cost: int,
+        line: str,
     ) -> tuple[Charge, ...]:
         request = Descriptor(method, path, "", endpoint, egress, ip, api_key, client, tier, signed, cost)
         charges = []
@@ -221,6 +244,9 @@ class Rulebook:
             key = self._key(quota, request)
             if key is not None:
                 charges.append(Charge(quota, key, _cost(quota, request)))
+        learned = None if api_key is None else self._learned.get((endpoint, line))
+        if learned is not None and api_key is not None:
+            charges.append(Charge(learned, (learned.name, api_key), cost))
         return tuple(charges)
 
     @staticmethod
@@ -238,15 +264,17 @@ def _cost(quota: Quota, request: Descriptor) -> int:
     return min(request.cost, quota.burst or quota.limit)
 
 
-def admit(states: Sequence[tuple[Charge, Window]], now_us: int) -> Admission:
-    """Take every charge from its window, or none of them.
+def admit(states: Sequence[tuple[Charge, Window]], now_us: int, part: int = WHOLE) -> Admission:
+    """Take every charge from its window, or none of them. `part`: how much of the address's windows may be used at
+    present, in millionths.
 
     Shadow quotas never stand in the way: where they have room they are taken, where not they are reported.
     """
     binding: Deferred | None = None
     over: list[Charge] = []
     for charge, window in states:
-        wait = window.wait_us(charge.cost, now_us)
+        cost = charge.cost if part == WHOLE else _beside(charge, part)
+        wait = window.wait_us(cost, now_us)
         if wait == 0:
             continue
         if charge.quota.shadow:
@@ -264,6 +292,15 @@ def admit(states: Sequence[tuple[Charge, Window]], now_us: int) -> Admission:
         if window.wait_us(window.limit // 5 or 1, now_us):
             near.append(charge)
     return Admitted(tuple(over), tuple(near)) if over or near else _ADMITTED
+
+
+def _beside(charge: Charge, part: int) -> int:
+    """What must fit so that the rest of the window stays unused."""
+    quota = charge.quota
+    if not quota.of_address:
+        return charge.cost
+    limit = quota.burst or quota.limit
+    return min(limit, charge.cost + limit - limit * part // WHOLE)
 
 
 def _outranks(charge: Charge, wait_us: int, than: Deferred) -> bool:

@@ -28,6 +28,8 @@ class Descriptor(NamedTuple):
     signed: bool = False
     cost: int = 1
     """How many orders it carries."""
+    line: str = ""
+    """The business line that it concerns, where the exchange limits each by itself (bybit.LINES)."""
     priority: Priority = Priority.ACCOUNT
     deadline_us: int | None = None
     """After this instant (epoch) the exchange would reject the signature."""

@@ -53,9 +53,15 @@ def concerns(path: str) -> bool:
     return path in _SINGLE or path in _BATCH
 
 
+def is_batch(path: str) -> bool:
+    return path in _BATCH
+
+
 def operations(path: str, body: Mapping[str, Any]) -> tuple[Operation, ...]:
     """What a request does, read from its parsed body; what cannot be understood is the exchange's to refuse."""
     category = _text(body.get("category")) or ("spread" if path.startswith("/v5/spread/") else "")
+    if not concerns(path):
+        return ()
     single = _SINGLE.get(path)
     if single is not None:
         return (_operation(single, category, body),)

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from policies.admission import Quota, WindowKind
 from policies.bucket import TokenBucket
+from policies.pacing import LearnedWindow
 from policies.sharing import exact, set_aside
 from policies.slotted import SlottedWindow
 from policies.window import CompletionLog, SendLog, Window
@@ -123,5 +124,7 @@ def _kind(window: Window) -> WindowKind:
             return WindowKind.SENT
         case SlottedWindow():
             return WindowKind.SLOTTED
+        case LearnedWindow():
+            return WindowKind.LEARNED
         case _:
             return WindowKind.BUCKET

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from policies.quantities import Rate
+
 UNKNOWN: Final = "unknown"
 """The endpoint of everything that the table does not list."""
 
@@ -30,6 +32,14 @@ class Route:
     path: str
     candles: bool = False
     """Answers are candles and may be cached as such."""
+    limits: tuple[tuple[str, Rate | None], ...] = ()
+    """What the exchange publishes for an account: by business line, or one for all, whose line is empty. None where
+    it gives no figure."""
+
+    @property
+    def by_line(self) -> bool:
+        """Each business line has a limit of its own."""
+        return bool(self.limits) and self.limits[0][0] != ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -94,7 +95,17 @@ def one_or_many(**item: Any) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [word, {"type": "array", "items": word, "minItems": 1}]})
 
 
+def endpoints_known(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    """Every name is one of the table."""
+    known: frozenset[str] = (info.context or {}).get("endpoints", frozenset())
+    for name in value:
+        if known and name not in known:
+            raise ValueError(f"expected the name of an endpoint, got {name!r}{_nearest(name, known)}")
+    return value
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1, strict=False), one_or_many()]
+EndpointWords = Annotated[Words, AfterValidator(endpoints_known)]
 Paths = Annotated[Words, one_or_many(pattern="^/[^?]*$")]
 Methods = Annotated[Words, one_or_many(pattern="^[A-Z]+$")]
 Parts = Annotated[
@@ -107,22 +118,13 @@ Parts = Annotated[
 class MatchSection(Section):
     """Which requests a rule applies to. A word or a list of words; what is left out matches everything."""
 
-    endpoint: Words | None = Field(
+    endpoint: EndpointWords | None = Field(
         default=None, description="Names of policies/bybit.yaml; `unknown` is all that it does not list."
     )
     path: Paths | None = Field(default=None, description="Exact paths, without a query.")
     method: Methods | None = Field(default=None, description="Methods in capitals.")
     tier: Words | None = Field(default=None, description="Tiers of the client.")
     signed: bool | None = Field(default=None, description="Whether the request speaks for an account.")
-
-    @field_validator("endpoint")
-    @classmethod
-    def _endpoints_exist(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        known: frozenset[str] = (info.context or {}).get("endpoints", frozenset())
-        for name in value or ():
-            if known and name not in known:
-                raise ValueError(f"expected the name of an endpoint, got {name!r}{_nearest(name, known)}")
-        return value
 
     @field_validator("path")
     @classmethod
@@ -172,7 +174,7 @@ class LimitSection(Section):
         default=Counts.UPSTREAM,
         description="upstream: requests sent to the exchange; requests: all that clients make, cached answers too.",
     )
-    window: Annotated[WindowKind, Field(strict=False)] | None = Field(
+    window: Literal["held", "sent", "slotted", "bucket"] | None = Field(
         default=None,
         description="held: from sending until the reply plus the window; sent: one window from sending; slotted: as "
         "sent, in 64 slots; bucket: a steady rate with a burst. Null: what is safe for the rule (docs/limits.md).",
@@ -199,8 +201,8 @@ class LimitSection(Section):
 
     @field_validator("window")
     @classmethod
-    def _held_needs_a_reply(cls, value: WindowKind | None, info: ValidationInfo) -> WindowKind | None:
-        if value is WindowKind.HELD and info.data.get("counts") is Counts.REQUESTS:
+    def _held_needs_a_reply(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value == "held" and info.data.get("counts") is Counts.REQUESTS:
             raise ValueError(
                 "expected 'sent': a held window ends with the exchange's reply, which requests may not need"
             )
@@ -218,7 +220,7 @@ class LimitSection(Section):
 
     @model_validator(mode="after")
     def _bucket_needs_a_burst(self) -> LimitSection:
-        if self.window is WindowKind.BUCKET and self.burst is None:
+        if self.window == "bucket" and self.burst is None:
             raise ValueError("expected a burst beside window: bucket: how many may go at once")
         return self
 
@@ -231,7 +233,7 @@ class LimitSection(Section):
     def _window(self) -> WindowKind:
         """Safe by purpose and length: see docs/limits.md."""
         if self.window is not None:
-            return self.window
+            return WindowKind(self.window)
         if self.burst is not None:
             return WindowKind.BUCKET
         if self.refuse_with is RefuseWith.BYBIT and self.counts is Counts.UPSTREAM:

@@ -23,10 +23,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from policies.admission import Counts, Quota, WindowKind
+from policies.admission import WHOLE, Counts, Quota, WindowKind
 
-WHOLE: Final = 1_000_000
-"""Shares are counted in millionths."""
 _SET_ASIDE: Final = 50
 """One in so many is set aside for the moment of a failure."""
 _SLACK_US: Final = 500_000

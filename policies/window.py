@@ -29,8 +29,10 @@ _SMALLEST_RING: Final = 4
 class Window(Protocol):
     """What admission asks of any kind of window. `cost` is at least 1, times are microseconds."""
 
-    limit: int
     window_us: int
+
+    @property
+    def limit(self) -> int: ...
 
     def wait_us(self, cost: int, now_us: int) -> int:
         """0: room now. Positive: room after that long if nothing else is taken. IN_FLIGHT: after a completion."""
@@ -129,13 +131,25 @@ class CompletionLog:
     decrease. A request whose fate is unknown is completed late, by the caller, because it may still arrive.
     """
 
-    __slots__ = ("_born_us", "_born_with", "_in_flight", "_longest_us", "_stamps", "limit", "window_us")
+    __slots__ = (
+        "_born_us",
+        "_born_with",
+        "_history_us",
+        "_in_flight",
+        "_longest_us",
+        "_stamps",
+        "limit",
+        "window_us",
+    )
 
-    def __init__(self, limit: int, window_us: int) -> None:
+    def __init__(self, limit: int, window_us: int, *, history_us: int = 0) -> None:
+        """`history_us`: completions are remembered for that much longer than they count, for since()."""
         self.limit = limit
-        self.window_us = self._longest_us = window_us
+        self.window_us = window_us
+        self._history_us = history_us
+        self._longest_us = window_us + history_us
         self._in_flight = 0
-        self._stamps = _Stamps(limit)
+        self._stamps = _Stamps(limit + -(-limit * history_us // window_us))
         self._born_with = 0
         """Requests that nobody remembers, all completed at `_born_us` at the latest: before any other."""
         self._born_us = 0
@@ -185,6 +199,10 @@ class CompletionLog:
     def in_flight(self) -> int:
         return self._in_flight
 
+    def since(self, instant_us: int) -> int:
+        """What is in flight, and what was completed after an instant that lies no further back than the history."""
+        return self._in_flight + self._stamps.younger_than(instant_us)
+
     def expires_in_us(self, rank: int, now_us: int) -> int:
         """Time until the rank-th oldest completion that still counts stops counting; rank counts from 1."""
         counting = self._stamps.younger_than(now_us - self.window_us)
@@ -192,9 +210,9 @@ class CompletionLog:
 
     def resize(self, limit: int, window_us: int) -> None:
         """Change the quota at run time. Nothing that counts is forgotten."""
-        self._stamps.resize(limit)
+        self._stamps.resize(limit + -(-limit * self._history_us // window_us))
         self.limit, self.window_us = limit, window_us
-        self._longest_us = max(self._longest_us, window_us)
+        self._longest_us = max(self._longest_us, window_us + self._history_us)
 
     def _born(self, now_us: int) -> int:
         return self._born_with if self._born_us > now_us - self.window_us else 0

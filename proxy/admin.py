@@ -13,11 +13,16 @@ import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from policies.admission import WHOLE
 from policies.priority import Priority
 from policies.sharing import Mode
+from policies.trading import TradingMode
 from proxy import combined, errors
+from proxy.breaker import Breaker
 from proxy.cache import L1
 from proxy.clock import Clock
+from proxy.drift import Drift
+from proxy.egress import Egress, Trading
 from proxy.limiter import Limiter
 from proxy.log import Sink
 from proxy.metrics import Metrics
@@ -27,7 +32,10 @@ from proxy.wire import Whole, head
 
 Page = Callable[[], Awaitable[tuple[int, bytes, bytes]]]
 
+_MOST_BYTES: Final = 4 << 10
 _JSON: Final = b"application/json; charset=utf-8"
+_LIMITS: Final = "/gateway/limits"
+_TRADING: Final = "/gateway/trading"
 _RESERVED: Final = ("/gateway", "/health", "/metrics", "/api/v1/health", "/api/v1/metrics")
 
 
@@ -41,6 +49,9 @@ class Admin:
         store: Store,
         limiter: Limiter,
         l1: L1 | None,
+        egress: Egress,
+        breaker: Breaker,
+        drift: Drift,
         clock: Clock,
         sink: Sink | None,
         token: str | None = None,
@@ -49,6 +60,9 @@ class Admin:
         self._store = store
         self._limiter = limiter
         self.l1 = l1
+        self._egress = egress
+        self._breaker = breaker
+        self._drift = drift
         self.config_state: Callable[[], dict[str, object]] | None = None
         self.siblings: Siblings | None = None
         self._clock = clock
@@ -70,7 +84,8 @@ class Admin:
             **pages,
             **{f"/api/v1{path}": page for path, page in pages.items()},
             "/metrics": self._show_metrics,
-            "/gateway/limits": self._limits,
+            _LIMITS: self._limits,
+            _TRADING: self._trading,
         }
 
     def owns(self, raw_target: str) -> bool:
@@ -81,7 +96,10 @@ class Admin:
         request_id = f"{self._prefix}{next(self._numbers):08x}".encode()
         if not self._may_see(request):
             return errors.unauthorized_page(request_id)
-        page = self._pages.get(request.raw_path.partition("?")[0])
+        path, _, query = request.raw_path.partition("?")
+        if path == _TRADING and request.method == "POST":
+            return await self._switch(request, request_id)
+        page = self._drifting if path == _LIMITS and "drift=1" in query.split("&") else self._pages.get(path)
         if page is None:
             return errors.plain(404, "not-found", "The gateway has no such page.", request_id)
         if request.method not in {"GET", "HEAD"}:
@@ -108,16 +126,20 @@ class Admin:
         return 200, _JSON, _json({"status": "alive"})
 
     async def _readiness(self) -> tuple[int, bytes, bytes]:
+        if self._egress.banned:
+            return 503, _JSON, _json({"status": "not ready", "reason": "banned", **self._egress.status()})
         if self.ready:
             return 200, _JSON, _json({"status": "ready"})
         return 503, _JSON, _json({"status": "not ready", "reason": "starting or draining"})
 
     async def _health(self) -> tuple[int, bytes, bytes]:
         body = {
-            "status": "ok" if self.ready else "draining",
+            "status": self._status(),
             "uptime_s": (self._clock() - self._began_us) // 1_000_000,
             "waiting": self._limiter.waiting,
             "store": self._store.status(),
+            "egress": self._egress.status(),
+            "breaker": self._breaker.state.name.lower(),
             "cache": None if self.l1 is None else {"entries": len(self.l1), "bytes": self.l1.size_bytes},
             "config": None if self.config_state is None else self.config_state(),
         }
@@ -125,6 +147,35 @@ class Admin:
             gathered = await self.siblings.gathered()
             body["workers"] = {"expected": gathered.expected, "up": gathered.up}
         return 200, _JSON, _json(body)
+
+    def _status(self) -> str:
+        if not self.ready:
+            return "draining"
+        return "banned" if self._egress.banned else "ok"
+
+    async def _trading(self) -> tuple[int, bytes, bytes]:
+        return 200, _JSON, _json({"mode": self._egress.trading.mode.value})
+
+    async def _switch(self, request: web.BaseRequest, request_id: bytes) -> Whole:
+        """Set the trade switch. Who may is who has the token: without one nobody is known to be allowed."""
+        if self._token is None:
+            remedy = "The trade switch needs a token: set admin.token, and send it as Authorization: Bearer ..."
+            return errors.plain(403, "no-admin-token", remedy, request_id)
+        try:
+            mode = TradingMode(orjson.loads(await request.content.read(_MOST_BYTES))["mode"])
+        except (ValueError, KeyError, TypeError):
+            words = " or ".join(f'{{"mode": "{mode.value}"}}' for mode in TradingMode)
+            return errors.plain(400, "bad-mode", f"Expected {words}.", request_id)
+        trading = Trading(mode, self._clock())
+        self._egress.hear_trading(trading)
+        await self._store.news.switch(trading)
+        body = _json({"mode": mode.value})
+        lines = [(b"Content-Type", _JSON), (b"X-Gateway", b"own-page"), (b"X-Request-Id", request_id)]
+        return Whole(head(200, [*lines, (b"Content-Length", b"%d" % len(body))]), body)
+
+    async def _drifting(self) -> tuple[int, bytes, bytes]:
+        """What the rules say, what is published, and what the exchange really allows."""
+        return 200, _JSON, _json(self._drift.report(await self._store.usage()))
 
     async def _limits(self) -> tuple[int, bytes, bytes]:
         """Every window in use. `capacity` is what fits at once, `room_in_ms` the wait of the next (null: a reply's)."""
@@ -134,21 +185,31 @@ class Admin:
     def _row(self, usage: Usage) -> dict[str, Any]:
         quota, key = usage.quota, usage.charge_key
         capacity = usage.capacity
-        return {
+        percentage = round(100 * usage.used / max(1, capacity), 2)
+        limit = quota.limit if usage.learned is None else usage.learned.limit
+        row = {
             "rule": quota.name,
             "partition": dict(zip(quota.partition, key[1:], strict=True)),
             "counts": quota.counts,
             "window": quota.window,
-            "limit": quota.limit,
+            "limit": limit,
             "window_s": quota.window_us / 1_000_000,
             "capacity": capacity,
             "used": usage.used,
             "remaining": max(0, capacity - usage.used),
-            "percentage": round(100 * usage.used / max(1, capacity), 2),
+            "percentage": percentage,
+            "percentage_used": percentage,
             "room_in_ms": None if usage.room_in_us < 0 else math.ceil(usage.room_in_us / 1000),
             "waiting": self._limiter.waiting_on(key),
             "enforced": not quota.shadow,
         }
+        if usage.learned is not None:
+            row["learned"] = {
+                "told_by_exchange": usage.learned.told,
+                "left_to_others": usage.learned.others,
+                "blocked_ms": math.ceil(usage.learned.blocked_us / 1000),
+            }
+        return row
 
     async def _show_metrics(self) -> tuple[int, bytes, bytes]:
         if self.siblings is None:
@@ -171,8 +232,11 @@ class Admin:
         metrics.cache_bytes.set(0 if self.l1 is None else self.l1.size_bytes)
         metrics.log_dropped.set(0 if self._sink is None else self._sink.dropped)
         self._show_store(self._store.status())
+        self._show_egress()
+        usages = await self._store.usage()
+        self._drift.show(usages, metrics)
         fullest: dict[str, Usage] = {}
-        for usage in await self._store.usage():
+        for usage in usages:
             known = fullest.get(usage.quota.name)
             if known is None or usage.used > known.used:
                 fullest[usage.quota.name] = usage
@@ -180,7 +244,18 @@ class Admin:
         metrics.window_limit.clear()
         for rule, usage in fullest.items():
             metrics.window_used.labels(rule).set(usage.used)
-            metrics.window_limit.labels(rule).set(usage.quota.burst or usage.quota.limit)
+            metrics.window_limit.labels(rule).set(
+                usage.quota.burst or (usage.quota.limit if usage.learned is None else usage.learned.limit)
+            )
+
+    def _show_egress(self) -> None:
+        metrics, egress = self._metrics, self._egress
+        metrics.banned.set(egress.banned)
+        metrics.ban_left.set(egress.ban_left_us / 1e6 if egress.banned else 0)
+        metrics.budget_part.set(egress.part() / WHOLE)
+        metrics.breaker_state.labels("bybit").set(self._breaker.state)
+        for mode in TradingMode:
+            metrics.trading_mode.labels(mode.value).set(mode is egress.trading.mode)
 
     def _show_store(self, status: dict[str, Any]) -> None:
         """How this gateway spends, where it shares a store."""

@@ -12,24 +12,33 @@ from typing import Final, Self
 
 import structlog
 from aiohttp import web
+from multidict import CIMultiDict
 
-from policies.admission import Counts, Quota, Rulebook, WhenFull
+from policies import bybit
+from policies.admission import Charge, Counts, Quota, Rulebook, WhenFull
+from policies.circuit import CircuitRules
 from policies.quantities import duration_text
 from policies.routing import RouteTable
 from proxy import log
+from proxy.accounts import Accounts
 from proxy.admin import Admin
 from proxy.advice import advice
 from proxy.attempts import AFTER_THE_CLIENT, Attempts
 from proxy.body import BodyLimits
+from proxy.breaker import Breaker
 from proxy.cache import L1
-from proxy.clock import Clock, system_clock
+from proxy.clock import Clock, Sleep, system_clock
 from proxy.config import Config
 from proxy.describe import Describer
+from proxy.drift import Drift
+from proxy.egress import Egress, EgressRules
 from proxy.gateway import Gateway
-from proxy.identity import Identifier, hashed_as, pepper_of
+from proxy.identity import Identifier, hashed_as, pepper_of, user_hasher
 from proxy.limiter import Limiter, QueueBounds
 from proxy.log import Sink
 from proxy.metrics import Metrics
+from proxy.observer import Observer
+from proxy.probation import Probation
 from proxy.reload import POLL_S, Reloader, Source, adopted
 from proxy.server import traffic_server
 from proxy.siblings import Lifeline, Siblings, Worker
@@ -52,6 +61,7 @@ class App:
         routes: RouteTable,
         *,
         clock: Clock | None = None,
+        sleep: Sleep = asyncio.sleep,
         sink: Sink | None = None,
         source: Source | None = None,
         poll_s: float = POLL_S,
@@ -76,11 +86,39 @@ class App:
         self.door = Limiter(self.store, self.clock, self.tasks, _bounds(config))
         self.l1 = L1(config.cache.l1.max_bytes) if config.cache.enabled else None
         self.upstream = Upstream(config.upstream)
+        self.egress = Egress(_egress_rules(config), self.clock)
+        self.egress.stopped.append(self.limiter.bar)
+        self.egress.stopped.append(self.metrics.bans.inc)
+        self.egress.resumed.append(self.limiter.unbar)
+        self.store.news.follow(self.egress)
+        self.store.narrow(self.egress.part)
+        self.breaker = Breaker(_circuit_rules(config), config.breaker.exempted(), self.clock)
         telemetry = Telemetry(self.metrics, self.clock)
+        self.observer = Observer(
+            egress=self.egress,
+            breaker=self.breaker,
+            accounts=Accounts(user_hasher(config.identity, pepper_of(config.store, config.egress.id))),
+            telemetry=telemetry,
+            clock=self.clock,
+            paced=config.pacing.enabled,
+        )
+        self.probation = Probation(
+            egress=self.egress,
+            store=self.store,
+            upstream=self.upstream,
+            charges=self._charges_of_the_address,
+            tasks=self.tasks,
+            clock=self.clock,
+            sleep=sleep,
+        )
         self.attempts = Attempts(
-            rules=Rulebook(config.quotas(Counts.UPSTREAM)),
+            rules=self._upstream_rules(),
+            retries=config.retry.compiled(),
             limiter=self.limiter,
             upstream=self.upstream,
+            egress=self.egress,
+            breaker=self.breaker,
+            observer=self.observer,
             telemetry=telemetry,
             tasks=self.tasks,
             clock=self.clock,
@@ -92,6 +130,7 @@ class App:
             l1=self.l1,
             lifetimes=config.cache.lifetimes(),
             attempts=self.attempts,
+            egress=self.egress,
             telemetry=telemetry,
             tasks=self.tasks,
             clock=self.clock,
@@ -102,6 +141,9 @@ class App:
             store=self.store,
             limiter=self.limiter,
             l1=self.l1,
+            egress=self.egress,
+            breaker=self.breaker,
+            drift=Drift(self._routes, lambda: self._config.quotas(Counts.UPSTREAM)),
             clock=self.clock,
             sink=sink,
             token=None if config.admin.token is None else config.admin.token.get_secret_value(),
@@ -130,7 +172,7 @@ class App:
         """
         config, left = adopted(self._config, config)
         describer, lifetimes = describer_of(config, self._routes, self.clock), config.cache.lifetimes()
-        quotas, upstream = config.quotas(Counts.REQUESTS), config.quotas(Counts.UPSTREAM)
+        breaks, exempt, retries = _circuit_rules(config), config.breaker.exempted(), config.retry.compiled()
         if not config.cache.enabled:
             self.l1 = None
         elif self.l1 is None:
@@ -138,9 +180,12 @@ class App:
         else:
             self.l1.resize(config.cache.l1.max_bytes)
         self._config = config
-        self.attempts.rules, self.attempts.max_wait_us = Rulebook(upstream), config.queue.max_wait
+        self.attempts.rules, self.attempts.max_wait_us = self._upstream_rules(), config.queue.max_wait
+        self.attempts.retries, self.observer.paced = retries, config.pacing.enabled
+        self.egress.rules = _egress_rules(config)
+        self.breaker.adopt(breaks, exempt)
         for limiter in (self.limiter, self.door):
-            limiter.adopt(_bounds(config), [*quotas, *upstream])
+            limiter.adopt(_bounds(config), self._all_quotas())
         self.gateway.adopt(describer, self.l1, lifetimes)
         self.admin.l1 = self.l1
         log.adopt(config.log.level, config.log.format)
@@ -159,6 +204,7 @@ class App:
             stack.push_async_callback(self._finish_sent)
             self.loops.spawn(self.limiter.run(), "dispatcher")
             self.loops.spawn(self.door.run(), "door-dispatcher")
+            self.loops.spawn(self.probation.run(), "probation")
             if self.reloader is not None:
                 self.loops.spawn(self.reloader.run(), "config-watcher")
             if self.keeper is not None:
@@ -184,7 +230,16 @@ class App:
         return hashed_as(self._config.identity, pepper_of(self._config.store, self._config.egress.id))
 
     def _all_quotas(self) -> list[Quota]:
-        return [quota for counts in Counts for quota in self._config.quotas(counts)]
+        stated = [quota for counts in Counts for quota in self._config.quotas(counts)]
+        return [*stated, *self._config.learned(self._routes).values()]
+
+    def _upstream_rules(self) -> Rulebook:
+        return Rulebook(self._config.quotas(Counts.UPSTREAM), self._config.learned(self._routes))
+
+    def _charges_of_the_address(self) -> tuple[Charge, ...]:
+        """What any request of our own spends."""
+        descriptor = self.gateway.describer.describe("GET", bybit.TIME_PATH, None, CIMultiDict()).descriptor
+        return self.attempts.rules.charges(descriptor)
 
     async def _finish_sent(self) -> None:
         """Requests whose clients have gone are answered all the same; the fate of a write must reach the log."""
@@ -216,6 +271,14 @@ class App:
 
     def _drain_seconds(self) -> float:
         return (self._config.upstream.timeouts.total + self._config.queue.max_wait) / 1e6 + _DRAIN_MARGIN_S
+
+
+def _egress_rules(config: Config) -> EgressRules:
+    return EgressRules(config.pacing.ban, config.pacing.ramp)
+
+
+def _circuit_rules(config: Config) -> CircuitRules | None:
+    return config.breaker.compiled() if config.breaker.enabled else None
 
 
 def _bounds(config: Config) -> QueueBounds:

@@ -39,16 +39,20 @@ async def read_ask(request: web.BaseRequest, asked: Asked, limits: BodyLimits) -
     lines = headers.to_upstream(request.raw_headers, behind_proxy=asked.behind_proxy, bearer=asked.bearer)
     max_wait_us = _max_wait_us(request)
     body = await bodies.read(request, limits)
-    descriptor = asked.descriptor
-    operations: tuple[Operation, ...] = ()
-    if body and orders.concerns(descriptor.path):
-        parsed = _mapping(body)
-        operations = orders.operations(descriptor.path, parsed)
-        cost = orders.cost_of(descriptor.path, parsed)
-        if cost != 1:
-            descriptor = descriptor._replace(cost=cost)
+    descriptor, operations = understood(asked, body)
     timestamp_us = bybit.timestamp_us(request.headers) if descriptor.signed else None
     return Ask(descriptor, request.raw_path, lines, body, operations, timestamp_us, max_wait_us)
+
+
+def understood(asked: Asked, body: bytes) -> tuple[Descriptor, tuple[Operation, ...]]:
+    """What the body says: how much is asked for, of which business line, and what it does to orders."""
+    descriptor = asked.descriptor
+    if not body or descriptor.method == "GET" or not (asked.route.by_line or orders.concerns(descriptor.path)):
+        return descriptor, ()
+    parsed = _mapping(body)
+    line = bybit.line_of(parsed.get("category")) if asked.route.by_line else ""
+    descriptor = descriptor._replace(cost=orders.cost_of(descriptor.path, parsed), line=line)
+    return descriptor, orders.operations(descriptor.path, parsed)
 
 
 def _mapping(body: bytes) -> dict[str, Any]:

@@ -1,26 +1,35 @@
-"""How a request gets to the exchange: in its turn, admitted, sent; a read once more where its connection was dead."""
+"""How a request gets to the exchange: in its turn, admitted, sent; and again where that is safe (policies/retry.py).
+
+Every attempt is admitted and counted; every permit is ended exactly once, whatever becomes of the attempt.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+import random
+from typing import Any, Final, TypeGuard
 
 import structlog
 
-from policies import bybit
+from policies import bybit, retry, trading
 from policies.admission import Charge, Quota, Refused, RefuseWith, Rulebook, Why
+from policies.orders import is_batch
+from policies.retry import Failure, RetryBudget, RetryRules
 from policies.skew import Clock as Verdict
 from policies.skew import Skew
-from proxy import coding
+from proxy.answered import Answered, read_through
 from proxy.ask import Ask
-from proxy.clock import Clock
+from proxy.breaker import Breaker
+from proxy.clock import Clock, Sleep
 from proxy.describe import claim_of
-from proxy.errors import BadClock, FateUnknown, NotSent, UpstreamError
+from proxy.egress import Egress
+from proxy.errors import BadClock, Banned, Broken, BrokenAnswer, FateUnknown, Halted, NotSent, UpstreamError
 from proxy.lanes import OrderGate, Passage
 from proxy.limiter import Limiter, Permit
+from proxy.observer import Observer
 from proxy.tasks import TaskOwner
 from proxy.telemetry import Story, Telemetry
-from proxy.upstream import Reply, Upstream
+from proxy.upstream import Upstream
 
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that change nothing at the exchange: they may be cancelled, and sent again."""
@@ -34,52 +43,64 @@ _ORDER_LANE: Final = Charge(Quota("order-lane", 1, 1_000_000, (), refuse_with=Re
 
 
 class Attempts:
-    """Every attempt is admitted and counted; every permit is ended exactly once, whatever becomes of the attempt."""
-
     def __init__(
         self,
         *,
         rules: Rulebook,
+        retries: RetryRules,
         limiter: Limiter,
         upstream: Upstream,
+        egress: Egress,
+        breaker: Breaker,
+        observer: Observer,
         telemetry: Telemetry,
         tasks: TaskOwner,
         clock: Clock,
         max_wait_us: int,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.rules = rules
+        self.retries = retries
         self.max_wait_us = max_wait_us
         self.gate = OrderGate(clock)
         self.skew = Skew()
+        self._budget = RetryBudget()
         self._limiter = limiter
         self._upstream = upstream
+        self._egress = egress
+        self._breaker = breaker
+        self._observer = observer
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._tasks = tasks
         self._clock = clock
+        self._sleep = sleep
         self._log: Any = structlog.get_logger()
 
-    async def send(self, ask: Ask, story: Story) -> Reply | Refused:
-        """The exchange's answer, or why there is none; raises BadClock, NotSent, FateUnknown."""
+    async def send(self, ask: Ask, story: Story) -> Answered | Refused:
+        """The exchange's answer, or why there is none; raises what proxy/errors.py names."""
         now_us = self._clock()
+        self._may_be_sent(ask)
         self._judge_clock(ask, now_us)
         until_us = self._until(ask, story.began_us)
-        if ask.descriptor.method in READS:
-            return await self._read(ask, until_us, story)
+        self._budget.pay_in(self.retries.budget_percent)
         if not ask.operations or ask.descriptor.api_key is None:
-            return await self._write(ask, until_us, story, None)
+            return await self._until_answered(ask, until_us, story, None)
         passage = await self.gate.enter(ask.descriptor.api_key, ask.operations, until_us)
         held_us = self._clock() - now_us
         story.waited_us += held_us
         if passage is None:
             return Refused(Why.DEADLINE, _ORDER_LANE, held_us)
-        return await self._write(ask, until_us, story, passage)
+        return await self._until_answered(ask, until_us, story, passage)
 
-    def learn(self, reply: Reply, text: bytes) -> None:
-        """What the stamp in a (decoded) body says of the exchange's clock."""
-        stamp_ms = bybit.server_ms(text)
-        if stamp_ms is not None and reply.received_us:
-            self.skew.observe(reply.sent_us, reply.received_us, stamp_ms)
+    def _may_be_sent(self, ask: Ask) -> None:
+        """What forbids it as a whole: asked on arrival, so that it is answered at once, and right before sending."""
+        descriptor = ask.descriptor
+        if self._egress.banned:
+            raise Banned
+        if self._egress.halted and trading.places_orders(descriptor.method, descriptor.path, descriptor.endpoint):
+            raise Halted
+        self._breaker.may_pass(descriptor)
 
     def _judge_clock(self, ask: Ask, now_us: int) -> None:
         """Refuse at once what the exchange would certainly refuse: only the client can sign again."""
@@ -108,61 +129,92 @@ class Attempts:
             until_us = min(until_us, self.skew.latest_send_us(ask.descriptor.deadline_us))
         return until_us
 
-    async def _read(self, ask: Ask, until_us: int, story: Story) -> Reply | Refused:
-        """A read whose pooled connection turned out dead is sent once more, and admitted once more."""
-        while True:
-            permit = await self._acquire(ask, until_us, story)
-            if isinstance(permit, Refused):
-                return permit
-            try:
-                return await self._owned(ask, permit, story, None)
-            except FateUnknown as error:
-                if story.attempts > 1 or error.reason != "upstream-disconnected":
+    async def _until_answered(
+        self, ask: Ask, until_us: int, story: Story, passage: Passage | None
+    ) -> Answered | Refused:
+        """One attempt after another, as long as another is safe and worth it. Those that must not overtake this request
+        wait until its last answer is here, not until its client has got it."""
+        task: asyncio.Task[Answered] | None = None
+        got: Answered | UpstreamError | None = None
+        try:
+            while True:
+                permit = await self._acquire(ask, until_us, story)
+                if isinstance(permit, Refused):
+                    return permit if got is None else _result(got)
+                try:
+                    task = await self._begun(ask, permit, story)
+                except (Banned, Broken, Halted):
+                    if _was_sent(got):
+                        return _result(got)
                     raise
-                self._metrics.retries.labels(story.endpoint, error.reason).inc()
-
-    async def _write(self, ask: Ask, until_us: int, story: Story, passage: Passage | None) -> Reply | Refused:
-        """A write runs to its end even when its client hangs up: what it does at the exchange is done anyway.
-
-        Those that must not overtake it wait until its answer is here, not until its client has got it.
-        """
-        permit: Permit | Refused | None = None
-        try:
-            permit = await self._acquire(ask, until_us, story)
+                latest = await self._finished(task, ask, story)
+                if isinstance(latest, NotSent) and _was_sent(got):
+                    return _result(got)
+                got = latest
+                failure = _failure(got, batch=is_batch(ask.descriptor.path))
+                if failure is None or not await self._again(failure, ask, until_us, story):
+                    return _result(got)
         finally:
-            if passage is not None and not isinstance(permit, Permit):
-                passage.release()
-        if isinstance(permit, Refused):
-            return permit
-        return await self._owned(ask, permit, story, passage)
+            if passage is not None:
+                if task is None or task.done():
+                    passage.release()
+                else:  # its client has hung up, and it is still on its way
+                    task.add_done_callback(passage.release)
 
-    async def _owned(self, ask: Ask, permit: Permit, story: Story, passage: Passage | None) -> Reply:
-        """On the wire in a task of its own, so that the permit is held until the answer is here, whoever has left.
-
-        A connection that is cut when its client hangs up does not take the request back: it may still arrive, and be
-        counted, at any later time.
-        """
-        work = self._on_the_wire(ask, permit, story)
-        task = self._tasks.spawn(work, f"send {ask.descriptor.endpoint}", reported=False)
-        if passage is not None:
-            task.add_done_callback(passage.release)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._tasks.spawn(self._after_the_client(task, ask, story.request_id), AFTER_THE_CLIENT)
-            raise
+    async def _again(self, failure: Failure, ask: Ask, until_us: int, story: Story) -> bool:
+        """Whether to send it once more, after the pause that belongs to it."""
+        if story.attempts >= self.retries.attempts:
+            return False
+        if not retry.may_repeat(failure, read=ask.descriptor.method in READS) or self._egress.banned:
+            return False
+        chance = random.randrange(1_000_000)  # noqa: S311  # so that not all come back at once
+        pause_us = retry.pause_us(failure, story.attempts, self.retries, chance)
+        if self._clock() + pause_us >= until_us or not self._budget.spend(failure):
+            return False
+        self._metrics.retries.labels(story.endpoint, failure.value).inc()
+        if pause_us:
+            story.waited_us += pause_us
+            await self._sleep(pause_us / 1e6)
+        return True
 
     async def _acquire(self, ask: Ask, until_us: int, story: Story) -> Permit | Refused:
-        claim = claim_of(ask.descriptor, self.rules)._replace(deadline_us=until_us)
-        permit = await self._limiter.acquire(claim)
+        claim = claim_of(ask.descriptor, self.rules)
+        charges = self._observer.charges(ask.descriptor, claim.charges)
+        permit = await self._limiter.acquire(claim._replace(charges=charges, deadline_us=until_us))
         if isinstance(permit, Permit):
             self._telemetry.count_admitted(permit.reservation.charges, permit.admitted)
             if permit.waited_us:
                 story.waited_us += permit.waited_us
                 self._metrics.queue_wait.observe((), permit.waited_us)
+        elif permit.why is Why.BAN:
+            raise Banned
         return permit
 
-    async def _on_the_wire(self, ask: Ask, permit: Permit, story: Story) -> Reply:
+    async def _begun(self, ask: Ask, permit: Permit, story: Story) -> asyncio.Task[Answered]:
+        """On the wire in a task of its own, so that the permit is held until the answer is here, whoever has left.
+
+        A connection that is cut when its client hangs up does not take the request back: it may still arrive, and be
+        counted, at any later time.
+        """
+        try:
+            self._may_be_sent(ask)  # it may have waited for seconds
+            self._breaker.take(ask.descriptor)
+        except BaseException:
+            await permit.refund()
+            raise
+        work = self._on_the_wire(ask, permit, story)
+        return self._tasks.spawn(work, f"send {ask.descriptor.endpoint}", reported=False)
+
+    async def _finished(self, task: asyncio.Task[Answered], ask: Ask, story: Story) -> Answered | UpstreamError:
+        try:
+            return await asyncio.shield(task)
+        except UpstreamError as error:
+            return error
+        except asyncio.CancelledError:
+            self._tasks.spawn(self._after_the_client(task, ask, story.request_id), AFTER_THE_CLIENT)
+            raise
+
+    async def _on_the_wire(self, ask: Ask, permit: Permit, story: Story) -> Answered:
         story.attempts += 1
         self._metrics.in_flight.inc()
         sent_us = self._clock()
@@ -170,20 +222,33 @@ class Attempts:
             reply = await self._upstream.send(
                 ask.descriptor.method, ask.target, ask.headers, ask.body, within_us=self._within_us(ask, sent_us)
             )
-        except NotSent:
+            reply.sent_us, reply.received_us = sent_us, self._clock()
+            self._metrics.duration.observe((story.endpoint,), reply.received_us - sent_us)
+            answered = await read_through(reply)
+        except NotSent as error:
+            self._breaker.failed(ask.descriptor, sent_us, of_ours=error.of_ours)
             await permit.refund()
             raise
-        except BaseException:
+        except BrokenAnswer:
+            self._breaker.failed(ask.descriptor, sent_us)
+            await permit.complete()
+            raise
+        except BaseException as error:
+            self._breaker.failed(ask.descriptor, sent_us, of_ours=not isinstance(error, UpstreamError))
             self._tasks.spawn(_complete_later(permit), "late-completion")
             raise
         finally:
             self._metrics.in_flight.dec()
-            took_us = self._clock() - sent_us
-            story.upstream_us += took_us
-        self._metrics.duration.observe((story.endpoint,), took_us)
-        reply.sent_us, reply.received_us = sent_us, sent_us + took_us
-        await permit.complete()
-        return reply
+            story.upstream_us += self._clock() - sent_us
+        self._learn_time(answered)
+        await self._observer.observe(ask, permit, answered)
+        return answered
+
+    def _learn_time(self, answered: Answered) -> None:
+        """What the stamp in a body says of the exchange's clock."""
+        stamp_ms = bybit.server_ms(answered.text)
+        if stamp_ms is not None:
+            self.skew.observe(answered.reply.sent_us, answered.reply.received_us, stamp_ms)
 
     def _within_us(self, ask: Ask, now_us: int) -> int | None:
         """How long its signature lets it wait for a connection."""
@@ -191,19 +256,44 @@ class Attempts:
             return None
         return self.skew.latest_send_us(ask.descriptor.deadline_us) - now_us
 
-    async def _after_the_client(self, task: asyncio.Task[Reply], ask: Ask, request_id: str) -> None:
+    async def _after_the_client(self, task: asyncio.Task[Answered], ask: Ask, request_id: str) -> None:
         """What became of a request whose client did not wait for it. A write's fate goes to the log, to be found."""
         try:
-            reply = await task
-            if ask.descriptor.method in READS:
-                reply.close()
-                return
-            raw = coding.decode_if_short(await reply.read(), reply.encoding)
+            answered = await task
         except UpstreamError as error:
             if ask.descriptor.method not in READS:
                 self._log.warning("orphaned_write", id=request_id, outcome=error.reason)
             return
-        self._log.warning("orphaned_write", id=request_id, status=reply.status, ret_code=bybit.ret_code(raw))
+        answered.reply.close()
+        if ask.descriptor.method not in READS:
+            self._log.warning("orphaned_write", id=request_id, status=answered.status, ret_code=answered.ret_code)
+
+
+def _was_sent(got: Answered | UpstreamError | None) -> TypeGuard[Answered | UpstreamError]:
+    """An attempt has reached the exchange: what becomes of a later one does not undo that."""
+    return got is not None and not isinstance(got, NotSent)
+
+
+def _result(got: Answered | UpstreamError) -> Answered:
+    if isinstance(got, NotSent) and got.of_ours:
+        raise Banned
+    if isinstance(got, UpstreamError):
+        raise got
+    return got
+
+
+def _failure(got: Answered | UpstreamError, *, batch: bool) -> Failure | None:
+    match got:
+        case Answered():
+            return None if got.raw is None else retry.failure_of(got.status, got.ret_code, batch=batch)
+        case NotSent():
+            return Failure.NOT_SENT
+        case FateUnknown(idle=True):
+            return Failure.IDLE_CONNECTION
+        case BrokenAnswer():
+            return Failure.BROKEN_ANSWER
+        case _:
+            return Failure.NO_ANSWER
 
 
 async def _complete_later(permit: Permit) -> None:

@@ -61,15 +61,16 @@ class L1:
         return len(self._entries)
 
     def get(self, key: str, now_us: int) -> Entry | None:
-        """The entry while it is fresh; one that has expired is dropped on the way."""
+        """The entry while it is fresh. One that has expired stays for stale(), until its room is needed."""
         entry = self._entries.get(key)
-        if entry is None:
-            return None
-        if entry.expires_us <= now_us:
-            self._drop(key)
+        if entry is None or entry.expires_us <= now_us:
             return None
         self._entries.move_to_end(key)
         return entry
+
+    def stale(self, key: str) -> Entry | None:
+        """The entry, however old: for when nothing newer is to be had."""
+        return self._entries.get(key)
 
     def put(self, entry: Entry) -> None:
         if entry.key in self._entries:

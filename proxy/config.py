@@ -17,8 +17,12 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from policies import bybit
 from policies.admission import Counts, Quota
 from policies.identity_schema import IdentitySection, Mistakes
+from policies.published import Learned, learned_quotas, lines_of
+from policies.quantities import Rate, rate
+from policies.resilience_schema import BreakerSection, PacingSection, RetrySection
 from policies.routing import Access, Route, RouteTable
 from policies.schema import (
     DEFAULT_LIMITS,
@@ -209,6 +213,11 @@ class Config(Section):
         "They replace the default ones.",
     )
     queue: QueueSection = Field(default=QueueSection(), description="Where requests wait for room in a full quota.")
+    pacing: PacingSection = Field(
+        default=PacingSection(), description="What is learned from the exchange's answers, and its bans."
+    )
+    retry: RetrySection = Field(default=RetrySection(), description="What is sent again, and how often.")
+    breaker: BreakerSection = Field(default=BreakerSection(), description="When an upstream that fails is left alone.")
     cache: CacheSection = Field(default=CacheSection(), description="Candles of public endpoints, by request.")
     log: LogSection = Field(default=LogSection(), description="One event per request, on stdout.")
 
@@ -240,6 +249,13 @@ class Config(Section):
     def quotas(self, counts: Counts) -> tuple[Quota, ...]:
         rules = tuple(rule.compiled() for rule in self.limits if rule.counts is counts)
         return (*rules, *self.identity.quotas()) if counts is Counts.REQUESTS else rules
+
+    def learned(self, routes: RouteTable) -> Learned:
+        """The quotas of accounts."""
+        pacing = self.pacing
+        if not pacing.enabled:
+            return {}
+        return learned_quotas(routes, pacing.headroom, [bound.compiled() for bound in pacing.accounts])
 
 
 def load(path: Path | None, environment: Mapping[str, str], routes: RouteTable) -> Config:
@@ -284,12 +300,23 @@ def load_routes(path: Path = TABLES) -> RouteTable:
             method=row["method"],
             path=row["path"],
             candles=row.get("candles", False),
+            limits=_published(row["limit"], by_category=section.get("by_category", False)) if "limit" in row else (),
         )
         for group, section in document.data.items()
         if isinstance(section, dict)
         for row in section["routes"]
     ]
     return RouteTable.of(routes)
+
+
+def _published(limit: Any, *, by_category: bool) -> tuple[tuple[str, Rate | None], ...]:
+    """A figure for all, or one for each category; null where there is none."""
+    if isinstance(limit, dict):
+        return lines_of({category: rate(text.replace("/min", "/m")) for category, text in limit.items()})
+    figure = None if limit is None else rate(limit.replace("/min", "/m"))
+    if by_category and figure is not None:
+        return lines_of(dict.fromkeys(bybit.LINES, figure))
+    return (("", figure),)
 
 
 def _read(path: Path) -> yamlfile.Document:

@@ -90,6 +90,7 @@ class Describer:
             signed=who.signed,
             priority=priority_of(route, method, path, query, signed=who.signed),
             deadline_us=deadline_us,
+            line=bybit.line_of_query(query) if route.by_line else "",
         )
         key = "" if candles is None else candles.key()
         claim = claim_of(descriptor, _NO_RULES if path in self._excluded else self._client_rules)

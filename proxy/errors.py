@@ -21,6 +21,8 @@ from proxy.wire import Whole, head
 _JSON: Final = (b"Content-Type", b"application/json; charset=utf-8")
 _TEXT: Final = (b"Content-Type", b"text/plain; charset=utf-8")
 _NO_STORE: Final = (b"Cache-Control", b"no-store")
+_RECONCILE: Final = b"GET /v5/order/realtime?category=...&orderLinkId=... then /v5/order/history"
+"""How to learn what became of an order whose answer was lost."""
 _LEAST_RESET_MS: Final = 250
 """pybit dies on a reset that has passed by the time it looks: leave room for the way back and for its clock."""
 
@@ -34,15 +36,40 @@ class UpstreamError(Exception):
 
 
 class NotSent(UpstreamError):
-    """Not one byte of the request reached the upstream."""
+    """Not one byte of the request reached the upstream. `of_ours`: because we would not send it any more."""
+
+    def __init__(self, reason: str, *, of_ours: bool = False) -> None:
+        super().__init__(reason)
+        self.of_ours = of_ours
 
 
 class FateUnknown(UpstreamError):
-    """The request left and no answer came: it may have been executed."""
+    """The request left and no answer came: it may have been executed. `idle`: on a connection that had lain idle, and
+    not one byte of an answer came."""
+
+    def __init__(self, reason: str, *, idle: bool = False) -> None:
+        super().__init__(reason)
+        self.idle = idle
 
 
 class BrokenAnswer(UpstreamError):
     """The answer began and did not end."""
+
+
+class Banned(Exception):
+    """Nothing is sent from this address: the exchange has banned it."""
+
+
+class Broken(Exception):
+    """Nothing is sent: the upstream fails, and the breaker is open for about so long."""
+
+    def __init__(self, wait_us: int) -> None:
+        super().__init__("breaker-open")
+        self.wait_us = wait_us
+
+
+class Halted(Exception):
+    """No new orders: the trade switch says so."""
 
 
 class BadClock(Exception):
@@ -109,10 +136,29 @@ def not_sent(reason: str, request_id: bytes) -> Whole:
     return _answer(502, reason, body, request_id, [_TEXT])
 
 
-def fate_unknown(reason: str, request_id: bytes, now_ms: int) -> Whole:
-    """504: the request was sent and no answer came back."""
+def fate_unknown(reason: str, request_id: bytes, now_ms: int, *, write: bool) -> Whole:
+    """504: the request was sent and no answer came back. Whoever sent a write is told how to find out about it."""
     body = bybit.envelope(bybit.SERVER_ERROR, bybit.TIMED_OUT, now_ms)
-    return _answer(504, reason, body, request_id, [_JSON])
+    pairs = [_JSON, (b"X-Gateway-Outcome", b"unknown"), (b"X-Gateway-Remedy", _RECONCILE)] if write else [_JSON]
+    return _answer(504, reason, body, request_id, pairs)
+
+
+def banned(left_us: int, request_id: bytes) -> Whole:
+    """403 in the exchange's own words: pybit and ccxt take it for what it is, and do not sleep for ten minutes."""
+    pairs = [(b"Content-Type", b"text/plain"), (b"Retry-After", b"%d" % _seconds(left_us))]
+    return _answer(403, "banned", bybit.BANNED_TEXT.encode(), request_id, pairs)
+
+
+def broken(error: Broken, request_id: bytes) -> Whole:
+    """503: nothing was sent, because the upstream has failed too often just before."""
+    body = b"The upstream fails; the request was not sent.\n"
+    return _answer(503, "breaker-open", body, request_id, [_TEXT, (b"Retry-After", b"%d" % _seconds(error.wait_us))])
+
+
+def halted(request_id: bytes, now_ms: int) -> Whole:
+    """200 with the exchange's own code for it: clients take it for final and not for a failure of the network."""
+    body = bybit.envelope(bybit.TRADING_BANNED, bybit.TRADING_BANNED_TEXT, now_ms)
+    return _answer(200, "trading-halted", body, request_id, [_JSON])
 
 
 def broken_answer(reason: str, request_id: bytes) -> Whole:
@@ -188,7 +234,7 @@ def _limited_as_http(refused: Refused, request_id: bytes, now_us: int) -> Whole:
 
 
 def _reason(refused: Refused) -> str:
-    return {Why.FULL: "rate-limit", Why.QUEUE: "queue-full", Why.DEADLINE: "deadline"}[refused.why]
+    return {Why.FULL: "rate-limit", Why.QUEUE: "queue-full", Why.DEADLINE: "deadline", Why.BAN: "banned"}[refused.why]
 
 
 def _seconds(wait_us: int) -> int:

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import orjson
 from multidict import CIMultiDict
 
-from policies import bybit, caching, orders
+from policies import bybit, caching
 from policies.admission import Charge, Counts, Quota, Rulebook, WhenFull, WindowKind
 from policies.descriptor import Descriptor
 from policies.quantities import duration_text
@@ -19,6 +18,7 @@ from policies.routing import RouteTable
 from policies.skew import AHEAD_US, Skew
 from proxy.admin import reserved
 from proxy.app import describer_of
+from proxy.ask import understood
 from proxy.clock import Clock
 from proxy.config import Config
 from proxy.describe import Asked
@@ -75,8 +75,8 @@ def explain(
     now_us = clock()
     describer = describer_of(config, routes, clock)
     asked = describer.describe(question.method, question.target, question.peer, question.headers)
-    descriptor = asked.descriptor._replace(cost=_cost(asked.descriptor.path, question.body))
-    upstream = Rulebook(config.quotas(Counts.UPSTREAM))
+    descriptor, _ = understood(asked, question.body)
+    upstream = Rulebook(config.quotas(Counts.UPSTREAM), config.learned(routes))
     spends = asked.refusal is None and not _own(question, config)
     charges = (*asked.claim.charges, *upstream.charges(descriptor)) if spends else ()
     met = tuple(_met(charge, usage) for charge in charges)
@@ -97,16 +97,6 @@ def explain(
 
 def _own(question: Question, config: Config) -> bool:
     return config.admin.port is None and reserved(question.target)
-
-
-def _cost(path: str, body: bytes) -> int:
-    if not body or not orders.concerns(path):
-        return 1
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return 1
-    return orders.cost_of(path, parsed) if isinstance(parsed, dict) else 1
 
 
 def _fate(
@@ -188,6 +178,8 @@ def guarantee(quota: Quota) -> str:
             return f"exact at our door: occupied for {window} from sending"
         case WindowKind.SLOTTED:
             return "never above the quota, up to 1/64 of the window longer than sent"
+        case WindowKind.LEARNED:
+            return "begins so; from then on what the exchange itself allows this account"
         case WindowKind.BUCKET:
             return f"{quota.burst} at once, then one every {about(quota.window_us // quota.limit)}"
 

@@ -18,11 +18,11 @@ import structlog
 from aiohttp import web
 from aiohttp.hdrs import ACCEPT_ENCODING, UPGRADE
 
-from policies import bybit
 from policies.admission import Refused, RefuseWith
 from policies.caching import CandleLifetimes
-from policies.descriptor import Descriptor, Outcome
-from proxy import coding, errors, headers
+from policies.descriptor import Descriptor
+from proxy import errors, headers
+from proxy.answered import Answered
 from proxy.answers import CandleAnswer, Kept, read_answer
 from proxy.ask import Ask, read_ask
 from proxy.attempts import READS, Attempts
@@ -30,16 +30,24 @@ from proxy.body import BodyLimits
 from proxy.cache import L1, Entry, Flights
 from proxy.clock import Clock
 from proxy.describe import Asked, Describer
-from proxy.errors import BadClock, BrokenAnswer, FateUnknown, Malformed, NotSent, Unauthorized
+from proxy.egress import Egress
+from proxy.errors import (
+    BadClock,
+    Banned,
+    Broken,
+    BrokenAnswer,
+    Halted,
+    Malformed,
+    NotSent,
+    Unauthorized,
+    UpstreamError,
+)
 from proxy.identity import Rejected
 from proxy.limiter import Limiter
 from proxy.tasks import TaskOwner
 from proxy.telemetry import Story, Telemetry
-from proxy.upstream import Reply
 from proxy.wire import Gone, Stream, Whole, head
 
-_WHOLE_BYTES: Final = 256 << 10
-"""Answers up to this length go out in one piece; longer ones stream."""
 _CONDITIONS: Final = (
     "Range",
     "If-None-Match",
@@ -52,9 +60,8 @@ _CONDITIONS: Final = (
     "Authorization",
 )
 """Headers by which one client's answer may differ from another's: such a request is not fetched for others."""
-_BEGINNING_BYTES: Final = 64 << 10
-"""So much of an answer without a length is read before it is taken for a long one."""
 _HIT: Final = ("get", "hit")
+_STALE: Final = ("get", "stale")
 _FROM_CACHE: Final = ("cache",)
 
 
@@ -66,6 +73,7 @@ class Gateway:
         *,
         describer: Describer,
         attempts: Attempts,
+        egress: Egress,
         door: Limiter,
         l1: L1 | None,
         lifetimes: CandleLifetimes,
@@ -74,12 +82,13 @@ class Gateway:
         clock: Clock,
         body_limits: BodyLimits,
     ) -> None:
-        self._describer = describer
+        self.describer = describer
         self._door = door
         self._l1 = l1
         self._lifetimes = lifetimes
         self._flights = Flights(tasks)
         self._attempts = attempts
+        self._egress = egress
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._clock = clock
@@ -90,7 +99,7 @@ class Gateway:
 
     def adopt(self, describer: Describer, l1: L1 | None, lifetimes: CandleLifetimes) -> None:
         """After a reload. What has been described already goes on as it was understood."""
-        self._describer, self._l1, self._lifetimes = describer, l1, lifetimes
+        self.describer, self._l1, self._lifetimes = describer, l1, lifetimes
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Every end of it is told once, a client that hangs up included."""
@@ -107,14 +116,10 @@ class Gateway:
         except BadClock as error:
             story.status, story.outcome = 200, error.reason
             return errors.bad_clock(error, request_id, self._clock() // 1000)
-        except NotSent as error:
-            story.status, story.outcome = 502, error.reason
-            return errors.not_sent(error.reason, request_id)
-        except FateUnknown as error:
-            story.status, story.outcome = 504, error.reason
-            return errors.fate_unknown(error.reason, request_id, self._clock() // 1000)
-        except BrokenAnswer as error:
-            return self._broken(request, error, story, request_id)
+        except (Banned, Broken, Halted) as error:
+            return self._held_back(error, story, request_id)
+        except UpstreamError as error:
+            return self._failed(error, request.method in READS, story, request_id)
         except asyncio.CancelledError:
             story.outcome = "client-gone"
             raise
@@ -129,7 +134,7 @@ class Gateway:
             self._telemetry.tell(story)
 
     async def _answer(self, request: web.BaseRequest, story: Story, request_id: bytes) -> web.StreamResponse:
-        asked = self._describer.describe(request.method, request.raw_path, request.remote, request.headers)
+        asked = self.describer.describe(request.method, request.raw_path, request.remote, request.headers)
         story.endpoint, story.ip = asked.descriptor.endpoint, asked.descriptor.ip
         if asked.refusal is not None:
             if isinstance(asked.refusal, Rejected):
@@ -161,6 +166,11 @@ class Gateway:
             if fetch:
                 return await self._collapsed(ask, asked, request, story, request_id)
             return await self._forward(ask, request, story, request_id)
+        except (Banned, Broken) as error:
+            entry = None if self._l1 is None or asked.candles is None else self._l1.stale(asked.key)
+            if entry is None:
+                raise
+            return self._hit(entry, request, story, request_id, "banned" if isinstance(error, Banned) else "breaker")
         finally:
             self._body_limits.release(len(ask.body))
 
@@ -187,17 +197,14 @@ class Gateway:
         return Whole(variant.head + _ours(request_id, story.cache), variant.body)
 
     async def _fetch(self, ask: Ask, asked: Asked, story: Story) -> CandleAnswer | Refused:
-        reply = await self._attempts.send(ask, story)
-        if isinstance(reply, Refused):
-            return reply
+        answered = await self._attempts.send(ask, story)
+        if isinstance(answered, Refused):
+            return answered
         assert asked.candles is not None  # noqa: S101
-        received_us = self._clock()
-        raw = await reply.read()
+        reply, received_us = answered.reply, self._clock()
+        raw = await reply.read() if answered.raw is None else answered.raw
         exchange_us = received_us + self._attempts.skew.offset_us
         answer = read_answer(reply, raw, Kept(asked.candles, asked.key, self._lifetimes, received_us, exchange_us))
-        self._telemetry.observe(Outcome(answer.status, answer.ret_code))
-        if answer.plain is not None:
-            self._attempts.learn(reply, answer.plain.body)
         if answer.entry is not None and self._l1 is not None:  # a reload may have switched it off meanwhile
             self._l1.put(answer.entry)
             self._metrics.cache_operations.inc(("set", "stored"))
@@ -205,15 +212,16 @@ class Gateway:
 
     async def _forward(self, ask: Ask, request: web.BaseRequest, story: Story, request_id: bytes) -> web.StreamResponse:
         """By itself, past the cache."""
-        reply = await self._attempts.send(ask, story)
-        if isinstance(reply, Refused):
-            return self._limited(reply, ask.descriptor, story, request_id)
-        return await self._pass_on(reply, request, story, request_id)
+        answered = await self._attempts.send(ask, story)
+        if isinstance(answered, Refused):
+            return self._limited(answered, ask.descriptor, story, request_id)
+        return await self._pass_on(answered, request, story, request_id)
 
     async def _pass_on(
-        self, reply: Reply, request: web.BaseRequest, story: Story, request_id: bytes
+        self, answered: Answered, request: web.BaseRequest, story: Story, request_id: bytes
     ) -> web.StreamResponse:
         """The exchange's answer as it came: whole when it is short, in pieces when it is long or its end unknown."""
+        reply = answered.reply
         story.source, story.status = "exchange", reply.status
         cache_status = f"fwd={story.cache}" if story.cache else ""
         length = reply.length
@@ -222,18 +230,11 @@ class Gateway:
             request_id = b""  # the exchange has named it already
         lines = head(reply.status, pairs, reply.reason) + _ours(request_id, cache_status)
         if not reply.has_body:
-            reply.close()
-            self._telemetry.observe(Outcome(reply.status, None))
             return Whole(lines, b"")
-        raw = await _whole(reply, length)
+        raw, story.ret_code = answered.raw, answered.ret_code
         if raw is not None:
             story.body_bytes = len(raw)
-            text = coding.decode_if_short(raw, reply.encoding)
-            story.ret_code = bybit.ret_code(text)
-            self._attempts.learn(reply, text)
-            self._telemetry.observe(Outcome(reply.status, story.ret_code))
             return Whole(lines if length is not None else lines + b"Content-Length: %d\r\n" % len(raw), raw)
-        self._telemetry.observe(Outcome(reply.status, None))
         stream = Stream(lines, length=length)
         try:
             story.body_bytes = await stream.send(request, reply.pieces())
@@ -244,19 +245,22 @@ class Gateway:
             reply.close()
         return stream
 
-    def _hit(self, entry: Entry, request: web.BaseRequest, story: Story, request_id: bytes) -> Whole:
+    def _hit(
+        self, entry: Entry, request: web.BaseRequest, story: Story, request_id: bytes, stale_because: str = ""
+    ) -> Whole:
         now_us = story.began_us
         variant = entry.variant(request.headers.get(ACCEPT_ENCODING))
-        story.source, story.cache, story.status = "cache", "hit", 200
+        story.source, story.cache, story.status = "cache", "stale" if stale_because else "hit", 200
         story.body_bytes = len(variant.body)
-        self._metrics.cache_operations.counts[_HIT] += 1
+        self._metrics.cache_operations.counts[_STALE if stale_because else _HIT] += 1
         self._metrics.candles.counts[_FROM_CACHE] += entry.rows
         age_s = (now_us - entry.stored_us) // 1_000_000
         ttl_s = (entry.expires_us - now_us) // 1_000_000
-        lines = b"%bAge: %d\r\nCache-Status: bybit-gateway; hit; ttl=%d\r\nX-Request-Id: %b\r\n" % (
+        lines = b"%bAge: %d\r\nCache-Status: bybit-gateway; hit; ttl=%d%b\r\nX-Request-Id: %b\r\n" % (
             variant.head,
             age_s,
             ttl_s,
+            b"; detail=%b" % stale_because.encode() if stale_because else b"",
             request_id,
         )
         return Whole(lines, variant.body)
@@ -269,21 +273,30 @@ class Gateway:
         story.status = 200 if quota.refuse_with is RefuseWith.BYBIT else 429
         return errors.limited(refused, request_id, self._clock())
 
-    def _broken(
-        self, request: web.BaseRequest, error: BrokenAnswer, story: Story, request_id: bytes
-    ) -> web.StreamResponse:
-        if request.method in READS:
-            story.source, story.status, story.outcome = "gateway", 502, error.reason
+    def _held_back(self, error: Banned | Broken | Halted, story: Story, request_id: bytes) -> Whole:
+        """Nothing is sent at present: not by anybody, or none of its kind."""
+        match error:
+            case Banned():
+                story.status, story.outcome = 403, "banned"
+                return errors.banned(self._egress.ban_left_us, request_id)
+            case Broken():
+                story.status, story.outcome = 503, "breaker-open"
+                return errors.broken(error, request_id)
+            case Halted():
+                story.status, story.outcome = 200, "trading-halted"
+                return errors.halted(request_id, self._clock() // 1000)
+
+    def _failed(self, error: UpstreamError, read: bool, story: Story, request_id: bytes) -> Whole:  # noqa: FBT001
+        """No answer of the exchange, or not all of it."""
+        story.source, story.outcome = "gateway", error.reason
+        if isinstance(error, NotSent):
+            story.status = 502
+            return errors.not_sent(error.reason, request_id)
+        if isinstance(error, BrokenAnswer) and read:
+            story.status = 502
             return errors.broken_answer(error.reason, request_id)
-        story.source, story.status, story.outcome = "gateway", 504, error.reason
-        return errors.fate_unknown(error.reason, request_id, self._clock() // 1000)
-
-
-async def _whole(reply: Reply, length: int | None) -> bytes | None:
-    """The body of a short answer; None for one that is long. Most answers without a length end soon as well."""
-    if length is None:
-        return await reply.begin(_BEGINNING_BYTES)
-    return await reply.read() if length <= _WHOLE_BYTES else None
+        story.status = 504
+        return errors.fate_unknown(error.reason, request_id, self._clock() // 1000, write=not read)
 
 
 def _ours(request_id: bytes, cache_status: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b, sha256
 from ipaddress import IPv4Address, IPv6Network
@@ -221,6 +222,12 @@ def pepper_of(store: StoreSection, egress: str) -> bytes:
 def hashed_as(identity: IdentitySection, pepper: bytes = _PROCESS_PEPPER) -> str:
     """The same in another process where it gives an API key the same hash."""
     return blake2b(digest_size=8, key=_key_of_hashes(identity, pepper), person=b"key").hexdigest()
+
+
+def user_hasher(identity: IdentitySection, pepper: bytes = _PROCESS_PEPPER) -> Callable[[str], str]:
+    """Hashes of the exchange's own names of accounts, made as those of API keys are."""
+    key = _key_of_hashes(identity, pepper)
+    return lambda user: blake2b(user.encode(), digest_size=8, key=key, person=b"user").hexdigest()
 
 
 def _key_of_hashes(identity: IdentitySection, pepper: bytes) -> bytes:

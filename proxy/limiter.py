@@ -17,6 +17,7 @@ import structlog
 
 from policies.admission import Admitted, Charge, Deferred, Quota, Refused, WhenFull, Why
 from policies.lines import Ticket
+from policies.pacing import Lesson
 from policies.priority import Priority
 from policies.queueing import SPACED, UNTIL_COMPLETION, WaitingRoom
 from policies.spacing import Spacing
@@ -54,11 +55,15 @@ class Permit:
         self.admitted = admitted
         self.waited_us = 0
 
-    async def complete(self) -> None:
+    def also(self, charge: Charge) -> None:
+        """The answer says something of a further quota, which was not charged."""
+        self.reservation = self.reservation._replace(charges=(*self.reservation.charges, charge))
+
+    async def complete(self, lesson: Lesson | None = None) -> None:
         """The reply is here, or enough time has passed for the request to have arrived if it ever does."""
         if not self._ended:
             self._ended = True
-            await self._limiter.complete(self.reservation)
+            await self._limiter.complete(self.reservation, lesson)
 
     async def refund(self) -> None:
         """Not one byte was sent."""
@@ -81,6 +86,21 @@ class Limiter:
         store.listen(self._reconsider)
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count()
+        self._barred = False
+
+    def bar(self) -> None:
+        """Nothing is to be sent: who waits is turned away at once, and whoever comes."""
+        self._barred = True
+        now_us = self._clock()
+        for ticket in list(self._grants):
+            if not ticket.gone:
+                refused = Refused(Why.BAN, *self._room.binding(ticket, now_us))
+                self._room.leave(ticket)
+                self._answer(ticket, refused)
+
+    def unbar(self) -> None:
+        self._barred = False
+        self._reconsider()
 
     @property
     def waiting(self) -> int:
@@ -104,6 +124,8 @@ class Limiter:
                     self._room.granted(claim.priority)
                 return self._permit(reservation, admission, claim.priority)
             binding = admission.binding
+            if self._barred:
+                return Refused(Why.BAN, binding, _some(admission))
             if binding.quota.when_full is WhenFull.REFUSE:
                 return Refused(Why.FULL, binding, _some(admission))
             wait_us = _some(admission)
@@ -146,8 +168,8 @@ class Limiter:
         self._room.reconsider()
         self._wake.set()
 
-    async def complete(self, reservation: Reservation) -> None:
-        await self._store.complete(reservation)
+    async def complete(self, reservation: Reservation, lesson: Lesson | None = None) -> None:
+        await self._store.complete(reservation, lesson)
         if self._spacings:
             now_us = self._clock()
             for spacing, cost in self._spaced(reservation.charges):
@@ -175,6 +197,8 @@ class Limiter:
 
     async def _queue(self, claim: Claim, binding: Charge, wait_us: int) -> Permit | Refused:
         now_us = self._clock()
+        if self._barred:
+            return Refused(Why.BAN, binding, wait_us)
         last_us = now_us + self._bounds.max_wait_us
         if claim.deadline_us is not None:
             last_us = min(last_us, claim.deadline_us)

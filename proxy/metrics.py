@@ -39,6 +39,15 @@ GAUGES: Final[Mapping[str, Callable[[Iterable[float]], float]]] = {
     "gateway_store_mode": max,
     "gateway_store_replicas": max,
     "gateway_store_share_ratio": sum,
+    # One address, one set of accounts: what any worker knows, or the more careful of two views.
+    "gateway_banned": max,
+    "gateway_ban_left_seconds": max,
+    "gateway_budget_part_ratio": min,
+    "gateway_learned_limit": min,
+    "gateway_learned_others": max,
+    "gateway_limit_drift_ratio": min,
+    "circuit_breaker_state": max,
+    "gateway_trading_mode": max,
 }
 """How the values of several workers become one, for each gauge."""
 
@@ -129,7 +138,65 @@ class Metrics:
             registry=registry,
         )
         self.retries = Counter(
-            "gateway_retries", "Requests sent again, by reason.", ["endpoint", "reason"], registry=registry
+            "gateway_retries",
+            "Attempts that were repeated, by what had gone wrong.",
+            ["endpoint", "reason"],
+            registry=registry,
+        )
+        self.forbidden = Counter(
+            "gateway_forbidden",
+            "Answers of the exchange with HTTP 403: ban, blocked country, page of the CDN, other.",
+            ["reason"],
+            registry=registry,
+        )
+        self.banned = Gauge(
+            "gateway_banned", "1 while nothing is sent because the exchange has banned the address.", registry=registry
+        )
+        self.ban_left = Gauge("gateway_ban_left_seconds", "How long nothing will be sent, at least.", registry=registry)
+        self.bans = Counter("gateway_bans", "Bans of the address that this gateway has heard of.", registry=registry)
+        self.budget_part = Gauge(
+            "gateway_budget_part_ratio",
+            "The part of the address's budget that may be used: less than 1 after a ban and while throttled.",
+            registry=registry,
+        )
+        self.throttled = Counter(
+            "gateway_throttled", "Times the budget was halved because the exchange protects itself.", registry=registry
+        )
+        self.backed_off = Counter(
+            "gateway_backed_off",
+            "Refusals as too many that said nothing of a limit, by endpoint.",
+            ["endpoint"],
+            registry=registry,
+        )
+        self.nearly_used = Counter(
+            "gateway_account_nearly_used",
+            "Times an account had less than a fifth of a limit left, by learned rule, at most once a minute for each.",
+            ["rule"],
+            registry=registry,
+        )
+        self.learned_limit = Gauge(
+            "gateway_learned_limit",
+            "The smallest limit that any account has by the exchange's own word, by learned rule.",
+            ["rule"],
+            registry=registry,
+        )
+        self.learned_others = Gauge(
+            "gateway_learned_others",
+            "What is left to other programs of an account, the most of any, by learned rule.",
+            ["rule"],
+            registry=registry,
+        )
+        self.drift = Gauge(
+            "gateway_limit_drift_ratio",
+            "Learned limit over the published one, by learned rule; 1 where they agree.",
+            ["rule"],
+            registry=registry,
+        )
+        self.breaker_state = Gauge(
+            "circuit_breaker_state", "0 closed, 1 half-open, 2 open.", ["service"], registry=registry
+        )
+        self.trading_mode = Gauge(
+            "gateway_trading_mode", "1 for the position of the trade switch.", ["mode"], registry=registry
         )
         self.window_used = Gauge(
             "gateway_window_used", "Requests in the fullest window of a rule.", ["rule"], registry=registry

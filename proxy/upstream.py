@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextvars import ContextVar
 from typing import Any, Final, Self
 
 import aiohttp
@@ -49,6 +50,11 @@ class Reply:
         if text is None or self._response.headers.get("Transfer-Encoding") is not None:
             return None
         return int(text) if text.isascii() and text.isdigit() else None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By their names in whatever case."""
+        return self._response.headers
 
     @property
     def has_body(self) -> bool:
@@ -97,19 +103,58 @@ class Reply:
         self._response.close() if not self._response.content.at_eof() else self._response.release()
 
 
+class _Shut(aiohttp.ClientConnectionError):
+    """Nothing may be sent: a connection was wanted, or came to stand, while the pool is shut."""
+
+
+_reused: ContextVar[bool] = ContextVar("reused", default=False)
+"""Whether the present attempt was given a connection that had lain idle."""
+_probing: ContextVar[bool] = ContextVar("probing", default=False)
+"""Whether the present attempt is the one that is made while the pool is shut."""
+
+
 class _FreshConnector(aiohttp.TCPConnector):
     """A pool that does not hand out a connection on which something arrived while it was idle.
 
     What arrived (a late answer, a 408 for idling) would be taken for the answer to the next request, and every later
     answer would go to the wrong client. tests/proxy/test_failures.py holds this in place.
+
+    It can be shut: idle connections are closed, those in use when their answer is here, and nothing is handed out.
     """
+
+    shut = False
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: Any,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's own signature
+    ) -> Connection:
+        if self.shut and not _probing.get():
+            raise _Shut
+        connection = await super().connect(req, traces, timeout)
+        if self.shut and not _probing.get():
+            connection.close()
+            raise _Shut
+        return connection
 
     async def _get(self, key: Any, traces: Any) -> Connection | None:
         while True:
             connection = await super()._get(key, traces)
             if connection is None or connection.protocol is None or not connection.protocol.should_close:
+                if connection is not None:
+                    _reused.set(True)
                 return connection
             connection.close()
+
+    def close_idle(self) -> None:
+        """aiohttp has no public way to do this without ending what is in use."""
+        for key in list(self._conns):
+            for protocol, _ in self._conns.pop(key):
+                protocol.close()
+
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        super()._release(key, protocol, should_close=should_close or self.shut)
 
 
 class Upstream:
@@ -119,11 +164,12 @@ class Upstream:
         self._settings = settings
         self._base = settings.url
         self._session: aiohttp.ClientSession | None = None
+        self._connector: _FreshConnector | None = None
         self._timeout = self._timeouts(settings.timeouts.connect / 1e6)
 
     async def __aenter__(self) -> Self:
         pool = self._settings.pool
-        connector = _FreshConnector(
+        connector = self._connector = _FreshConnector(
             limit=pool.total,
             limit_per_host=pool.per_host,
             keepalive_timeout=pool.keepalive / 1e6,
@@ -149,6 +195,24 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
+    def shut(self) -> None:
+        """Close all connections, those in use once they are answered; send() raises NotSent from now on."""
+        if self._connector is not None:
+            self._connector.shut = True
+            self._connector.close_idle()
+
+    def reopen(self) -> None:
+        if self._connector is not None:
+            self._connector.shut = False
+
+    async def probe(self, target: str) -> Reply:
+        """Send a GET although the pool is shut. Raises as send() does."""
+        token = _probing.set(True)
+        try:
+            return await self.send("GET", target, CIMultiDict(), b"")
+        finally:
+            _probing.reset(token)
+
     async def send(
         self, method: str, target: str, headers: CIMultiDict[str], body: bytes, *, within_us: int | None = None
     ) -> Reply:
@@ -157,6 +221,7 @@ class Upstream:
         `within_us`: it must leave in this time, or not at all.
         """
         assert self._session is not None, "not entered"  # noqa: S101
+        _reused.set(False)
         try:
             response = await self._session.request(
                 method,
@@ -176,8 +241,11 @@ class Upstream:
             raise NotSent("upstream-unreachable") from None
         except aiohttp.ConnectionTimeoutError:
             raise NotSent("upstream-connect-timeout") from None
+        except _Shut:
+            raise NotSent("banned", of_ours=True) from None
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise FateUnknown(_name(error)) from None
+            gone = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError)
+            raise FateUnknown(_name(error), idle=gone and _reused.get()) from None
         if response.status == 101 or response.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
             response.close()
             raise FateUnknown("upstream-malformed")

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from policies.admission import Admission, Charge, Quota
+from policies.pacing import Learned, Lesson
+from proxy.egress import Egress, Trading
 
 
 class Reservation(NamedTuple):
@@ -30,6 +32,8 @@ class Reservation(NamedTuple):
 
     id: str
     charges: tuple[Charge, ...]
+    despite_ban: bool = False
+    """It is the question by which one finds out whether a ban is over."""
 
 
 class Usage(NamedTuple):
@@ -42,9 +46,38 @@ class Usage(NamedTuple):
     """What fits in it at once for whoever shares it: the limit, less what is set aside or left to others."""
     room_in_us: int
     """How long until one more fits; 0 when it does now, negative when only a reply can tell."""
+    learned: Learned | None = None
+    """Of a window whose limit is learned."""
+
+
+class News(Protocol):
+    """What the gateways of one address tell each other beside the windows."""
+
+    async def strike(self, ban_us: int) -> None:
+        """The exchange has banned the address, for so long or longer: tell everybody who shares it."""
+        ...
+
+    async def may_probe(self) -> bool:
+        """The ban should be over: whether it is for us to find out. Of those who ask one is chosen."""
+        ...
+
+    async def lift(self) -> None:
+        """The ban is over: tell everybody."""
+        ...
+
+    async def switch(self, trading: Trading) -> None:
+        """The trade switch has been set: tell everybody."""
+        ...
+
+    def follow(self, egress: Egress) -> None:
+        """What is heard of bans and of the trade switch goes there."""
+        ...
 
 
 class Store(Protocol):
+    @property
+    def news(self) -> News: ...
+
     @property
     def warnings(self) -> Sequence[str]:
         """What the operator should know, after start()."""
@@ -61,6 +94,10 @@ class Store(Protocol):
 
     async def stop(self) -> None:
         """After the last one."""
+        ...
+
+    def narrow(self, part: Callable[[], int]) -> None:
+        """`part` tells how much of the address's windows may be used at present, in millionths."""
         ...
 
     def listen(self, changed: Callable[[], None]) -> None:
@@ -83,8 +120,8 @@ class Store(Protocol):
         """spend() where that takes no suspension; None where somebody has to be asked."""
         ...
 
-    async def complete(self, reservation: Reservation) -> None:
-        """The reply is here: held windows run on from now."""
+    async def complete(self, reservation: Reservation, lesson: Lesson | None = None) -> None:
+        """The reply is here: held windows run on from now. Learned ones learn, charged or not."""
         ...
 
     async def refund(self, reservation: Reservation) -> None:

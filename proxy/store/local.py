@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, Literal, NamedTuple
 
-from policies.admission import Admission, Admitted, Charge, Counts, Deferred, Filled, Quota, WindowKind, admit
+from policies.admission import WHOLE, Admission, Admitted, Charge, Counts, Deferred, Filled, Quota, WindowKind, admit
 from policies.bucket import TokenBucket
-from policies.sharing import WHOLE, divided, exact, handed_back, spare
+from policies.pacing import LearnedWindow, Lesson
+from policies.sharing import divided, exact, handed_back, spare
 from policies.window import CompletionLog, Window
 from proxy.clock import Clock
 from proxy.store import Reservation
@@ -46,6 +47,10 @@ class LocalShare:
         self._share = WHOLE
         self._alone = False
         self._returning = False
+        self._part: Callable[[], int] = lambda: WHOLE
+
+    def narrow(self, part: Callable[[], int]) -> None:
+        self._part = part
 
     @property
     def on_failure(self) -> OnFailure:
@@ -94,7 +99,7 @@ class LocalShare:
             originals += [charge] * len(asked)
             extra.append((charge, window))
         now_us = self._clock()
-        admission = admit(states, now_us)
+        admission = admit(states, now_us, self._part())
         if not isinstance(admission, Admitted):
             at = next(place for place, (asked, _) in enumerate(states) if asked is admission.binding)
             return self._blamed(admission, originals[at])
@@ -121,11 +126,16 @@ class LocalShare:
         """Else only what was set aside: the store is there, or the others cannot know yet that we are alone."""
         return self._alone and (self._on_failure != "divided" or divides(quota.window_us))
 
-    async def complete(self, reservation: Reservation) -> None:
-        await self._sent.complete(reservation)
+    async def complete(self, reservation: Reservation, lesson: Lesson | None = None) -> None:
+        await self._sent.complete(reservation, lesson)
 
     async def refund(self, reservation: Reservation) -> None:
         await self._sent.refund(reservation)
+
+    def own(self, charge: Charge, sent_us: int) -> int:
+        """What of ours can have been in the exchange's window of a request that was sent then."""
+        _, window = self._sent.look([charge])[0]
+        return window.own(sent_us) if isinstance(window, LearnedWindow) else 0
 
     @staticmethod
     def _filled(

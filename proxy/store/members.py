@@ -16,6 +16,7 @@ from proxy.clock import Clock
 from proxy.store import Usage, server_check
 from proxy.store.client import StoreLost
 from proxy.store.neighbours import LOST_AFTER_US, Member, Neighbours
+from proxy.store.news import News
 from proxy.store.remote import RemoteWindows, Void
 from proxy.store.windows_in_use import WindowsInUse
 
@@ -40,6 +41,7 @@ class Members:
         self._clock = clock
         self._in_use = WindowsInUse(remote, clock)
         self._neighbours = Neighbours(remote, self._in_use, towards=towards, keyed_by=keyed_by, clock=clock)
+        self.news = News(remote, clock)
         self._table: dict[bytes, Member] = {}
         self._restore: list[Any] = []
         self._boot = b""
@@ -131,9 +133,10 @@ class Members:
             return False
         self._said, self._reason = words, ""
         self._take(answer)
-        standing.heard(int(answer[3]), self._clock())
+        standing.heard(int(answer[2]), self._clock())
         if self._longest_us:
             standing.holds(int(self._boot) + self._longest_us - self._remote.offset_us)
+        await self.news.heard(answer[4:10])
         await self._in_use.tell()
         await self._neighbours.look_around(self._table)
         return True
@@ -151,7 +154,7 @@ class Members:
         """The table as it is now; where the store has lost it, what we remember is entered again with the next sign."""
         table = {
             answer[at]: Member(int(answer[at + 2]), int(answer[at + 1]), answer[at + 3] == b"shared")
-            for at in range(5, len(answer), 4)
+            for at in range(10, len(answer), 4)
         }
         self._restore = []
         if answer[1] != self._boot:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from policies.admission import Admission, Admitted, Charge, Quota, admit
+from policies.admission import WHOLE, Admission, Admitted, Charge, Quota, WindowKind, admit
+from policies.pacing import LearnedWindow, Lesson
 from policies.restart import ColdStart, Snapshot, new_exact, restored, snapshot
 from policies.window import Window
 from proxy.clock import Clock
+from proxy.egress import Egress, Trading
 from proxy.store import Reservation, Usage
 
 _SWEEP_EVERY: Final = 1024
@@ -22,8 +24,35 @@ class _Kept(NamedTuple):
     window: Window
 
 
+def usage_of(key: tuple[str, ...], quota: Quota, window: Window, now_us: int) -> Usage:
+    used, room_in_us = window.used(now_us), window.wait_us(1, now_us)
+    if isinstance(window, LearnedWindow):
+        return Usage(key, quota, used, window.room(now_us), room_in_us, window.learned(now_us))
+    return Usage(key, quota, used, quota.burst or quota.limit, room_in_us)
+
+
+class NobodyElse:
+    """The news of a gateway that stands alone."""
+
+    def follow(self, egress: Egress) -> None:
+        """Nothing is heard from anybody."""
+
+    async def strike(self, ban_us: int) -> None:
+        """Nobody else is to be told."""
+
+    async def may_probe(self) -> bool:
+        return True
+
+    async def lift(self) -> None:
+        """Nobody else is to be told."""
+
+    async def switch(self, trading: Trading) -> None:
+        """Nobody else is to be told."""
+
+
 class MemoryStore:
     warnings: Sequence[str] = ()
+    news = NobodyElse()
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -33,6 +62,8 @@ class MemoryStore:
         self._rules: dict[str, Quota] | None = None
         """By name; None until somebody says."""
         self._until_sweep = _SWEEP_EVERY
+        self._listeners: list[Callable[[], None]] = []
+        self._part: Callable[[], int] = lambda: WHOLE
         self._cold: ColdStart | None = None
         self._cold_until_us = 0
         self._new_since: dict[str, ColdStart] = {}
@@ -69,7 +100,7 @@ class MemoryStore:
         now_us = self._clock()
         self._forget_idle(now_us)
         states = [(charge, self._window(charge)) for charge in reservation.charges]
-        admission = admit(states, now_us)
+        admission = admit(states, now_us, self._part())
         if isinstance(admission, Admitted):
             over = admission.over
             self._taken[reservation.id] = [state for state in states if state[0] not in over] if over else states
@@ -95,10 +126,29 @@ class MemoryStore:
         """Forget whom nobody will miss, now and then."""
         self._forget_idle(self._clock())
 
-    async def complete(self, reservation: Reservation) -> None:
+    async def complete(self, reservation: Reservation, lesson: Lesson | None = None) -> None:
         now_us = self._clock()
+        refused = 0 if lesson is None else lesson.refused
         for charge, window in self._taken.pop(reservation.id, ()):
-            window.complete(charge.cost, now_us)
+            if refused and isinstance(window, LearnedWindow):  # what was refused was not counted
+                back = min(refused, charge.cost)
+                window.refund(back)
+                window.complete(charge.cost - back, now_us)
+            else:
+                window.complete(charge.cost, now_us)
+        if lesson is not None:
+            self._learn(reservation.charges, lesson, now_us)
+
+    def _learn(self, charges: tuple[Charge, ...], lesson: Lesson, now_us: int) -> None:
+        for charge in charges:
+            if charge.quota.window is WindowKind.LEARNED:
+                window = self._window(charge)
+                assert isinstance(window, LearnedWindow)  # noqa: S101
+                before = window.limit
+                window.learn(lesson, now_us)
+                if window.limit > before:
+                    for changed in self._listeners:
+                        changed()
 
     async def refund(self, reservation: Reservation) -> None:
         for charge, window in self._taken.pop(reservation.id, ()):
@@ -114,8 +164,12 @@ class MemoryStore:
     async def stop(self) -> None:
         """Nothing to do."""
 
+    def narrow(self, part: Callable[[], int]) -> None:
+        self._part = part
+
     def listen(self, changed: Callable[[], None]) -> None:
-        """What was foretold holds: nobody else takes anything."""
+        """What was foretold holds, but for a limit that turns out higher: nobody else takes anything."""
+        self._listeners.append(changed)
 
     def adopt(self, quotas: Iterable[Quota]) -> None:
         """These are the rules from now on: windows are fitted at once, those of no rule kept until they are idle."""
@@ -132,16 +186,7 @@ class MemoryStore:
     async def usage(self) -> list[Usage]:
         now_us = self._clock()
         self._sweep(now_us)
-        return [
-            Usage(
-                key,
-                kept.quota,
-                kept.window.used(now_us),
-                kept.quota.burst or kept.quota.limit,
-                kept.window.wait_us(1, now_us),
-            )
-            for key, kept in self._windows.items()
-        ]
+        return [usage_of(key, kept.quota, kept.window, now_us) for key, kept in self._windows.items()]
 
     def status(self) -> dict[str, Any]:
         return {"kind": "memory", "status": "cold" if self.cold else "ok"}

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 import orjson
 import structlog
 
-from policies.admission import Quota
+from policies.admission import WHOLE, Quota
 from policies.quantities import duration_text
-from policies.sharing import WHOLE, exact
+from policies.sharing import exact
 from proxy.clock import Clock
 from proxy.store.client import StoreLost
 from proxy.store.peers import Doorbell, Verdict, ring, this_machine

@@ -10,25 +10,34 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
-from policies.admission import Admitted, Charge, Deferred, Filled
+from policies.admission import WHOLE, Admitted, Charge, Deferred, Filled, WindowKind
+from policies.ban import Ban
+from policies.pacing import Learned, Lesson
+from policies.trading import TradingMode
 from proxy.clock import Clock
+from proxy.egress import Trading
 from proxy.metrics import Metrics
 from proxy.store import Reservation, Usage
 from proxy.store.client import Client
 from proxy.store.link import Call, Forget, Link, Script
-from proxy.store.wording import BUCKET, HELD, Wording, kind_of
+from proxy.store.wording import BUCKET, HELD, LEARNED, Wording, kind_of
 from proxy.tasks import TaskOwner
 
 RESERVE: Final = Script("logs", "reserve")
-RESERVE_ALL: Final = Script("logs", "others", "reserve")
+RESERVE_LEARNED: Final = Script("logs", "learned", "reserve")
+RESERVE_ALL: Final = Script("logs", "others", "learned", "reserve")
 """The same for windows of all kinds; most requests spend logs only, and cost Redis less that way."""
 END: Final = Script("logs", "end")
 END_ALL: Final = Script("logs", "others", "end")
-USAGE: Final = Script("logs", "others", "usage")
+USAGE: Final = Script("logs", "others", "learned", "usage")
+LEARN: Final = Script("logs", "learned", "learn")
 BEAT: Final = Script("logs", "beat")
 KEEP: Final = Script("logs", "keep")
 BURY: Final = Script("logs", "bury")
 BAN: Final = Script("logs", "ban")
+PROBE: Final = Script("logs", "probe")
+LIFT: Final = Script("logs", "lift")
+SWITCH: Final = Script("logs", "switch")
 FORGET: Final = Script("logs", "forget")
 INDEX: Final = Script("logs", "index")
 ABOUT: Final = Script("about")
@@ -125,10 +134,17 @@ class RemoteWindows:
         self.link.start(tasks)
 
     async def reserve(
-        self, reservation: Reservation, *, ended_by_reply: bool = True, orphaned: Callable[[], None] | None = None
+        self,
+        reservation: Reservation,
+        *,
+        ended_by_reply: bool = True,
+        orphaned: Callable[[], None] | None = None,
+        part: int = WHOLE,
     ) -> Granted | Deferred | Holding | Banned | Void:
-        """Take all charges or none. `orphaned`: it was taken, or may have been, for a caller that had gone."""
-        answer = await self.link.call(self._reservation(reservation, ask=True, lease=ended_by_reply, orphaned=orphaned))
+        """Take all charges or none. `orphaned`: it was taken, or may have been, for a caller that had gone. `part`: how
+        much of the address's windows may be used, in millionths."""
+        call = self._reservation(reservation, ask=True, lease=ended_by_reply, orphaned=orphaned, part=part)
+        answer = await self.link.call(call)
         self._heard(int(answer[1]))
         match answer[0]:
             case _Reply.GRANTED:
@@ -164,16 +180,69 @@ class RemoteWindows:
                 answer[at],
                 answer[at + 1],
                 -1 if answer[at + 3] else int(answer[at + 2]),
+                Learned(answer[at + 4], bool(answer[at + 5]), answer[at + 6], int(answer[at + 7]))
+                if charge.quota.window is WindowKind.LEARNED
+                else None,
             )
-            for at, charge in zip(range(0, len(answer), 4), charges, strict=True)
+            for at, charge in zip(range(0, len(answer), 8), charges, strict=True)
         ]
 
     def ends(self, reservation: Reservation) -> bool:
         """Whether the store must hear of its end."""
         return self._wording.of(reservation.charges).ends
 
-    async def ban(self, for_us: int) -> None:
-        await self.link.call(Call(BAN, [self.state], [self._now_or_zero(), for_us]))
+    async def learn(self, number: str, charge: Charge, lesson: Lesson, accepted: int) -> tuple[int, int]:
+        """What an answer says of a learned limit; the reply is the limit before and now. The lesson's instants are on
+        our clock. `accepted`: it speaks for so many answers."""
+        answer = await self.link.call(self._lesson(number, charge, lesson, accepted))
+        return int(answer[1]), int(answer[2])
+
+    def _lesson(self, number: str, charge: Charge, lesson: Lesson, accepted: int) -> Call:
+        said = (lesson.limit, lesson.remaining, lesson.stamp_ms, lesson.reset_us)
+        args = [
+            self._now_or_zero(),
+            self._wording.once((charge,)).block,
+            f"{self.replica}:{number}",
+            lesson.refused,
+            accepted,
+            lesson.sent_us + self.offset_us,
+            *(-1 if value is None else value for value in said),
+            lesson.chance,
+        ]
+        return Call(LEARN, [self._wording.key(charge), self._wording.beside(charge)], args)
+
+    async def ban(self, for_us: int) -> Ban:
+        """The exchange has banned the address. The answer is what is known of it, on our clock."""
+        answer = await self.link.call(Call(BAN, [self.state], [self._now_or_zero(), for_us, 0, 0, 0, 0]))
+        return self.ban_of(answer[1:])
+
+    async def remember_ban(self, ban: Ban) -> None:
+        """Where the store does not know it."""
+        at = self.offset_us
+        args = [self._now_or_zero(), 0, 1, ban.until_us + at, ban.begun_us + at, ban.times]
+        await self.link.call(Call(BAN, [self.state], args))
+
+    def ban_of(self, words: Sequence[Any]) -> Ban:
+        """until, begun, times, lifted: as the scripts say it."""
+        until, begun, times, lifted = (int(word) for word in words)
+        at = self.offset_us
+        return Ban(until and until - at, begun and begun - at, times, lifted and lifted - at)
+
+    async def may_probe(self, for_us: int) -> bool:
+        answer = await self.link.call(Call(PROBE, [self.state], [self._now_or_zero(), for_us]))
+        return bool(answer[1])
+
+    async def lift(self) -> None:
+        await self.link.call(Call(LIFT, [self.state], [self._now_or_zero()]))
+
+    async def switch(self, trading: Trading) -> None:
+        args = [self._now_or_zero(), trading.set_us + self.offset_us, trading.mode.value]
+        await self.link.call(Call(SWITCH, [self.state], args))
+
+    def trading_of(self, set_at: bytes, mode: bytes) -> Trading | None:
+        """As the scripts say it; None where nobody has ever set it."""
+        known = {each.value.encode(): each for each in TradingMode}
+        return Trading(known[mode], int(set_at) - self.offset_us) if mode in known else None
 
     async def beat(self, args: Sequence[Any]) -> list[Any] | Void:
         """beat.lua; `args` are those behind our id."""
@@ -213,7 +282,13 @@ class RemoteWindows:
         return dict(zip(answer[::2], answer[1::2], strict=True))
 
     def _reservation(
-        self, reservation: Reservation, *, ask: bool, lease: bool, orphaned: Callable[[], None] | None
+        self,
+        reservation: Reservation,
+        *,
+        ask: bool,
+        lease: bool,
+        orphaned: Callable[[], None] | None,
+        part: int = WHOLE,
     ) -> Call:
         told = self._wording.of(reservation.charges)
         block = self._wording.block(told)
@@ -223,11 +298,12 @@ class RemoteWindows:
             self._id(reservation),
             self._lease_us if lease else 0,
             int(ask),
-            int(told.upstream),
+            int(told.upstream and not reservation.despite_ban),
             told.mark,
             block,
+            part,
         ]
-        script = RESERVE if told.only_logs else RESERVE_ALL
+        script = (RESERVE_LEARNED if told.learns else RESERVE) if told.only_logs else RESERVE_ALL
         gone = None if orphaned is None else lambda _: orphaned()
         return Call(script, (self.state, self._flying, *told.keys), args, fenced=self._synced, orphaned=gone)
 
@@ -241,9 +317,9 @@ class RemoteWindows:
             mark = keys.setdefault(told.keys[told.mark - 1], len(keys) + 1) if told.mark else 1
             args += (self._id(reservation), b"c" if completed else b"r", mark, 0)
             count = len(args) - 1
-            for key, charge in zip(told.keys, told.charges, strict=True):
+            for key, charge in zip(told.keys, told.charges, strict=False):
                 kind = kind_of(charge.quota)
-                if kind == HELD or (kind == BUCKET and not completed):
+                if kind in {HELD, LEARNED} or (kind == BUCKET and not completed):
                     args += (keys.setdefault(key, len(keys) + 1), kind, charge.cost)
                     args[count] += 1
         return Call(END if only_logs else END_ALL, list(keys), args)

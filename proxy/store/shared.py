@@ -21,13 +21,15 @@ from typing import Any, Final
 
 import structlog
 
-from policies.admission import Admission, Admitted, Charge, Deferred, Filled, Quota
+from policies.admission import WHOLE, Admission, Admitted, Charge, Deferred, Filled, Quota
+from policies.pacing import Lesson
 from policies.restart import new_exact
-from policies.sharing import WHOLE, Mode, Standing, exact
+from policies.sharing import Mode, Standing, exact
 from proxy.clock import Clock
 from proxy.store import Reservation, Usage
 from proxy.store.client import StoreLost
 from proxy.store.endings import Endings
+from proxy.store.lessons import Lessons
 from proxy.store.local import LocalShare
 from proxy.store.members import Members
 from proxy.store.remote import Banned, Ending, Granted, Holding, RemoteWindows, Void
@@ -44,6 +46,8 @@ _INSTEAD: Final = {"closed": Mode.CLOSED, "open": Mode.OPEN}
 _SOON_US: Final = 2_000_000
 """A store that fails again so soon after it was found is not simply believed once more."""
 _DISTRUST_US: Final = (250_000, 30_000_000)
+_UNTOLD_US: Final = 100_000
+"""How soon to ask again for what a ban forbids whose end is not known yet."""
 _TOGETHER: Final = 128
 _ODD_REFUSALS: Final = 3
 """So many calls in a row that end in an error of their own are no single key's fault."""
@@ -67,6 +71,8 @@ class SharedStore:
         """Of the exact quotas."""
         self._flying: dict[str, tuple[Reservation, bool]] = {}
         """What is on its way, and whether the store knows."""
+        self.news = members.news
+        self._part: Callable[[], int] = lambda: WHOLE
         self._endings = Endings(remote.end, may_send=lambda: standing.up)
         self._listeners: list[Callable[[], None]] = []
         self._mode = Mode.EMERGENCY
@@ -77,6 +83,7 @@ class SharedStore:
         self._found_us = 0
         self._distrusted_until_us = 0
         self._tasks = TaskOwner()
+        self._lessons = Lessons(remote, local, self._tasks, clock, failed=self._failed, raised=self._tell_all)
         self._looked = asyncio.Event()
         self.warnings: Sequence[str] = ()
         self._log: Any = structlog.get_logger()
@@ -118,8 +125,11 @@ class SharedStore:
     def spend_now(self, charges: tuple[Charge, ...]) -> Admission | None:  # noqa: ARG002  # somebody must be asked
         return None
 
-    async def complete(self, reservation: Reservation) -> None:
-        await self._local.complete(reservation)
+    async def complete(self, reservation: Reservation, lesson: Lesson | None = None) -> None:
+        await self._local.complete(reservation, lesson)
+        if lesson is not None and self._standing.up:
+            entry, _ = self._flying.get(reservation.id, (reservation, False))
+            self._lessons.pass_on(Reservation(entry.id, reservation.charges), lesson)
         self._end(reservation, completed=True)
 
     async def refund(self, reservation: Reservation) -> None:
@@ -146,6 +156,10 @@ class SharedStore:
             return await self._members.usage()
         except StoreLost:
             return []
+
+    def narrow(self, part: Callable[[], int]) -> None:
+        self._part = part
+        self._local.narrow(part)
 
     def listen(self, changed: Callable[[], None]) -> None:
         """To be called when what was foreseen holds no more: the store was lost, or is back."""
@@ -198,7 +212,9 @@ class SharedStore:
                         self._members.hurry()  # what is in flight must be entered again
                     return await self._reserve_alone(reservation, ended_by_reply=ended_by_reply)
                 case Banned(wait_us):
-                    return Deferred(wait_us, reservation.charges[0])
+                    self.news.refused(wait_us)
+                    self._members.hurry()
+                    return Deferred(max(wait_us, _UNTOLD_US), reservation.charges[0])
                 case Void():
                     continue
         self._lost("late")
@@ -212,7 +228,9 @@ class SharedStore:
     async def _asked(
         self, reservation: Reservation, *, ended_by_reply: bool, orphaned: Callable[[], None] | None
     ) -> Granted | Deferred | Holding | Banned | Void:
-        answer = await self._remote.reserve(reservation, ended_by_reply=ended_by_reply, orphaned=orphaned)
+        answer = await self._remote.reserve(
+            reservation, ended_by_reply=ended_by_reply, orphaned=orphaned, part=self._part()
+        )
         if self._remote.stepped:
             self._log.warning("store_clock_stepped")
             if isinstance(answer, Void):
@@ -371,5 +389,8 @@ class SharedStore:
         if mode is not self._mode:
             self._log.info("store_mode", mode=mode, share=round(self._standing.share / 1e6, 3))
         self._mode, self._divided = mode, divided
+        self._tell_all()
+
+    def _tell_all(self) -> None:
         for changed in self._listeners:
             changed()

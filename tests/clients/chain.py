@@ -105,12 +105,12 @@ class Mark:
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[Chain]:
-    """Start everything on free ports; end exactly what was started."""
+def running(directory: Path, **overrides: str) -> Iterator[Chain]:
+    """Start everything on free ports; end exactly what was started. `overrides`: as gateway_fixture.gateway()."""
     clock = Clock()
     direct = FakeBybit(settings=_patient(), clock=clock)
     behind = FakeBybit(settings=_patient(), clock=clock, tls=True, tls_dir=directory)
-    with served(direct, behind), _gateway(behind, directory) as gateway_url:
+    with served(direct, behind), _gateway(behind, directory, overrides) as gateway_url:
         yield Chain(direct, behind, clock, gateway_url)
 
 
@@ -151,14 +151,14 @@ def served(*servers: AbstractAsyncContextManager[Any]) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _gateway(exchange: FakeBybit, directory: Path) -> Iterator[str]:
+def _gateway(exchange: FakeBybit, directory: Path, overrides: Mapping[str, str]) -> Iterator[str]:
     log = directory / "gateway.log"
     errors = directory / "gateway.err"
     with log.open("wb") as out, errors.open("wb") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", "proxy", "run"],
             cwd=REPOSITORY,
-            env=_environment(exchange),
+            env=_environment(exchange) | {f"{PREFIX}{name.upper()}": text for name, text in overrides.items()},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -197,7 +197,7 @@ def _ready(process: subprocess.Popen[bytes], log: Path, errors: Path) -> str:
     url: str | None = None
     for _ in _polls(process):
         url = url or _announced(log)
-        if url is not None and _is_ready(url):
+        if url is not None and is_ready(url):
             return url
     trouble = f"{log.read_text()}\n{errors.read_text()}"
     raise AssertionError(f"the gateway did not become ready (exit code {process.poll()}):\n{trouble}")
@@ -227,7 +227,7 @@ def _event(line: bytes) -> Mapping[str, object]:
     return event
 
 
-def _is_ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url}/health/ready", timeout=5) as answer:

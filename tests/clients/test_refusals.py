@@ -241,7 +241,7 @@ class Stage:
 @asynccontextmanager
 async def refusing(upstream_url: str, case: Case) -> AsyncIterator[App]:
     """A gateway that has spent its quota, or has learned the exchange's clock."""
-    async with gateway(upstream_url, **{"limits": [], **case.overrides}) as app:
+    async with gateway(upstream_url, **{"limits": [], "breaker__enabled": "false", **case.overrides}) as app:
         async with aiohttp.ClientSession() as session:
             for _ in range(case.asked_before):
                 async with session.get(url(app, "/v5/market/time")) as answer:

@@ -114,9 +114,11 @@ def test_a_signed_batch_has_an_account_a_cost_and_a_deadline() -> None:
     assert answer["account"] is not None
     assert 3000 <= answer["deadline_in_ms"] <= 4000
     assert "must leave within 3." in answer["text"]
-    (rule,) = answer["rules"]
+    rule, learned = answer["rules"]
     assert rule["cost"] == 3
     assert rule["partition"] == {"api_key": answer["account"], "endpoint": "order-create-batch"}
+    assert (learned["name"], learned["cost"]) == ("@order-create-batch.futures", 3)
+    assert learned["partition"] == {"api_key": answer["account"]}
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]"])

@@ -325,7 +325,7 @@ async def test_endpoints_in_metrics_come_from_the_route_table() -> None:
 
 
 async def test_the_exchanges_refusals_are_counted() -> None:
-    async with FakeBybit() as exchange, gateway(exchange.url) as app:
+    async with FakeBybit() as exchange, gateway(exchange.url, retry__enabled="false") as app:
         exchange.faults.add({"kind": "ret_code", "ret_code": 10006, "ret_msg": "Too many visits!"})
         await exchange_bytes(app.port, TIME)
 

@@ -224,7 +224,7 @@ async def test_a_batch_costs_its_account_as_many_orders_as_it_has() -> None:
         reply = await post(session, app, "/v5/order/create-batch", request=[new(f"d{n}") for n in range(4)])
         assert reply["retCode"] == 0
         used = {usage.charge_key[0]: usage.used for usage in await app.store.usage()}
-        assert used == {"orders": 10, "ip": 2}
+        assert used == {"orders": 10, "ip": 2, "@order-create-batch.futures": 10}
 
 
 async def learned(app: App) -> None:

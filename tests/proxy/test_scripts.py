@@ -10,10 +10,21 @@ from typing import Any
 import pytest
 
 from policies.admission import Admitted, Charge, Counts, Quota, WhenFull, WindowKind
+from policies.pacing import LearnedWindow, Lesson
 from proxy.metrics import Metrics
 from proxy.store import Reservation
 from proxy.store.memory import MemoryStore
-from proxy.store.remote import END, END_ALL, RESERVE, RESERVE_ALL, USAGE, Ending, RemoteWindows
+from proxy.store.remote import (
+    END,
+    END_ALL,
+    LEARN,
+    RESERVE,
+    RESERVE_ALL,
+    RESERVE_LEARNED,
+    USAGE,
+    Ending,
+    RemoteWindows,
+)
 from tests.redis_servers import RedisServer, needs_redis, redis_server
 
 pytestmark = needs_redis
@@ -72,6 +83,8 @@ def quota(dice: random.Random, place: int) -> Quota:
         when_full=dice.choice(list(WhenFull)),
         shadow=dice.random() < 0.2,
         burst=dice.randint(1, limit) if kind is WindowKind.BUCKET else 0,
+        floor=dice.choice([1, 1, 2]),
+        ceiling=dice.choice([None, None, 6, 9]),
     )
 
 
@@ -85,7 +98,7 @@ def redis() -> Any:
 def test_lua_and_python_agree(redis: RedisServer, half: int) -> None:
     async def main() -> None:
         with redis.client(seconds=20) as client:
-            for script in (RESERVE, RESERVE_ALL, END, END_ALL, USAGE):
+            for script in (RESERVE, RESERVE_LEARNED, RESERVE_ALL, END, END_ALL, USAGE, LEARN):
                 client.script_load(script.text)
             for first in range(half * SEQUENCES // 2, (half + 1) * SEQUENCES // 2, TOGETHER):
                 sequences = [Sequence(random.Random(first + n), first + n) for n in range(TOGETHER)]
@@ -109,9 +122,17 @@ async def step(client: Any, sequences: list[Sequence]) -> None:
             if sequence.out and dice.random() < 0.45:
                 reservation = sequence.out.pop(dice.randrange(len(sequence.out)))
                 completed = dice.random() < 0.7
-                await (sequence.python.complete if completed else sequence.python.refund)(reservation)
+                lesson = a_lesson(dice, sequence.now_us) if completed and dice.random() < 0.8 else None
+                if completed:
+                    await sequence.python.complete(reservation, lesson)
+                else:
+                    await sequence.python.refund(reservation)
                 pipe.execute_command(*end_words(sequence.remote, Ending(reservation, completed)))
                 expected.append((sequence, None))
+                for charge in reservation.charges:
+                    if lesson is not None and charge.quota.window is WindowKind.LEARNED:
+                        pipe.execute_command(*learn_words(sequence.remote, reservation.id, charge, lesson))
+                        expected.append((sequence, None))
             else:
                 sequence.count += 1
                 reservation = Reservation(f"n{sequence.count}", sequence.charges())
@@ -130,6 +151,24 @@ async def step(client: Any, sequences: list[Sequence]) -> None:
 
 def reserve_words(remote: RemoteWindows, reservation: Reservation) -> tuple[Any, ...]:
     return remote._reservation(reservation, ask=True, lease=True, orphaned=None).words()
+
+
+def a_lesson(dice: random.Random, now_us: int) -> Lesson:
+    """Answers that agree with nothing: both sides must make the same of them."""
+    limit = dice.choice([None, 0, 1, 3, 8, 12, 20])
+    return Lesson(
+        now_us - dice.choice([0, 500, 20_000, 900_000, 4_000_000]),
+        limit,
+        None if limit is None or dice.random() < 0.1 else dice.randint(0, limit),
+        None if dice.random() < 0.1 else EPOCH_US // 1000 + dice.choice([-70_000, -3, 0, 0, 1, 2, 5_000]),
+        dice.choice([0, 0, 0, 1, 2, 3]),
+        dice.choice([None, None, 0, 7, 40_000, 10**9]),
+        dice.randrange(1_000_000),
+    )
+
+
+def learn_words(remote: RemoteWindows, number: str, charge: Charge, lesson: Lesson) -> tuple[Any, ...]:
+    return remote._lesson(number, charge, lesson, 1).words()
 
 
 def end_words(remote: RemoteWindows, ending: Ending) -> tuple[Any, ...]:
@@ -157,7 +196,7 @@ async def usages_agree(client: Any, sequences: list[Sequence]) -> None:
         for sequence in sequences:
             # Not by usage(): that forgets idle windows, and with them what a late refund gives back to.
             usages = [
-                (key, kept.window.used(sequence.now_us), kept.window.wait_us(1, sequence.now_us))
+                (key, kept.window.used(sequence.now_us), kept.window.wait_us(1, sequence.now_us), learned(kept.window))
                 for key, kept in sequence.python._windows.items()
             ]
             rows.append((sequence, usages))
@@ -165,7 +204,14 @@ async def usages_agree(client: Any, sequences: list[Sequence]) -> None:
             pipe.execute_command(*sequence.remote._usages(charges).words())
         answers = pipe.execute()
     for (sequence, usages), answer in zip(rows, answers, strict=True):
-        for row, used, wait, flying in zip(usages, answer[::4], answer[2::4], answer[3::4], strict=True):
-            told = (sequence.number, sequence.now_us, row, used, wait, flying)
+        for at, row in zip(range(0, len(answer), 8), usages, strict=True):
+            used, _, wait, flying, limit, by_exchange, others, blocked = answer[at : at + 8]
+            told = (sequence.number, sequence.now_us, row, answer[at : at + 8])
             assert used == row[1], told
             assert (-1 if flying else int(wait)) == row[2], told
+            if row[3] is not None:
+                assert (limit, bool(by_exchange), others, int(blocked)) == row[3](sequence.now_us), told
+
+
+def learned(window: Any) -> Any:
+    return window.learned if isinstance(window, LearnedWindow) else None

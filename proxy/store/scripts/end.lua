@@ -2,6 +2,7 @@
 -- KEYS   1 flying, then windows
 -- ARGV   1 clock, then for each reservation: id, c or r, the place in KEYS of the window that shows whether it is still
 --        in flight (1: flying), how many windows, and for each of those: its place in KEYS, kind, cost
+local LEARNED = 5
 local now = clock(ARGV[1])
 local score = text(now)
 local at, ended = 2, 0
@@ -17,7 +18,7 @@ local function complete(key, id, cost)
 end
 
 local function give_back(key, kind, id, cost)
-  if kind == HELD then
+  if kind == HELD or kind == LEARNED then
     local gone = { 'ZREM', key }
     for part = 1, cost do gone[#gone + 1] = id .. ':' .. part end
     redis.call(unpack(gone))
@@ -42,7 +43,7 @@ while at <= #ARGV do
       local key, kind, cost = KEYS[tonumber(ARGV[i])], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
       -- LT moves only what is still in flight, back from the end of its lease to now: whoever comes twice changes nothing.
       if not completed then give_back(key, kind, id, cost)
-      elseif kind == HELD then complete(key, id, cost) end
+      elseif kind == HELD or kind == LEARNED then complete(key, id, cost) end
     end
   end
   at = at + 3 * count

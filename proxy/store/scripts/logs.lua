@@ -10,7 +10,7 @@
 -- (policies/window.py, slotted.py, bucket.py): a test runs both on the same sequences.
 
 local HELD, SENT, SLOTTED, BUCKET = 1, 2, 3, 4
-local SHADOW, REFUSES, DIVIDED, SPACES, RENEW = 1, 2, 4, 8, 16
+local SHADOW, REFUSES, DIVIDED, SPACES, RENEW, ADDRESS = 1, 2, 4, 8, 16, 32
 local SLACK_MS = 30000 -- keys outlive what they count by so much, and are renewed several times in it
 
 local function text(number) return string.format('%.0f', number) end
@@ -22,14 +22,23 @@ local function clock(given)
   return t[1] * 1000000 + t[2]
 end
 
--- The windows of `keys` from `first` on, as `blob` describes them; `lost` millionths of what is divided belong to others.
-local function windows(keys, first, blob, lost)
-  local found, at = {}, 1
-  for i = first, #keys do
-    local w = { key = keys[i] }
+-- The windows of `keys` from `first` on, as `blob` describes them; behind them stand the keys of what is learned of
+-- some. `lost` millionths of what is divided belong to others, and of the address's windows only `part` may be used.
+local function windows(keys, first, blob, lost, part)
+  local found, at, count = {}, 1, #blob / 56
+  local beside = first + count
+  for i = first, first + count - 1 do
+    local w = { key = keys[i], lost = 0 }
     w.kind, w.limit, w.us, w.cost, w.flags, w.burst, w.fifth, at = struct.unpack('<ddddddd', blob, at)
-    if lost > 0 and w.kind ~= BUCKET and bit.band(w.flags, DIVIDED) > 0 then
+    if w.kind == 5 then
+      w.state, w.start, w.lost = keys[beside], w.limit, lost
+      beside = beside + 1
+    elseif lost > 0 and w.kind ~= BUCKET and bit.band(w.flags, DIVIDED) > 0 then
       w.limit = w.limit - math.ceil(w.limit * lost / 1000000)
+    end
+    if part and part < 1000000 and bit.band(w.flags, ADDRESS) > 0 then
+      if w.kind == BUCKET then w.burst = math.max(1, math.floor(w.burst * part / 1000000))
+      else w.limit = math.max(1, math.floor(w.limit * part / 1000000)) end
     end
     found[#found + 1] = w
   end
@@ -81,3 +90,5 @@ end
 
 -- After taking: is there no room for another fifth?
 local function near(w) return w.used + w.fifth > w.limit end
+
+local look_log, wait_log = look, wait_for

@@ -2,7 +2,8 @@
 -- KEYS   1 state, 2 flying, then the windows
 -- ARGV   1 clock (0: Redis' own), 2 not after (a call that comes later than its caller waits is void; 0: whenever),
 --        3 id, 4 lease (0: no reply ends it), 5 ask (1) or only record (0), 6 sent upstream (1), 7 the window in which a
---        member shows that this was granted before (0: none does, look into flying), 8 the windows, as windows() reads
+--        member shows that this was granted before (0: none does, look into flying), 8 the windows, as windows() reads,
+--        9 how much of the address's windows may be used, in millionths
 -- Reply  {0, now, over, near, limit and use...} granted: masks of shadow windows without room and of windows nearly full,
 --            and how many of how many are used of each window that is spaced
 --        {1, now, wait, binding, in flight} deferred   {2, now, wait} banned   {3, now, wait} holding after a cold start
@@ -20,9 +21,9 @@ if not boot then
   redis.call('HSET', KEYS[1], 'boot', instant(now))
 end
 local ban = tonumber(state[3] or 0)
-if ask and ARGV[6] == '1' and ban > now then return { 2, instant(now), text(ban - now) } end
+if ask and ARGV[6] == '1' and ban > 0 then return { 2, instant(now), text(math.max(0, ban - now)) } end
 
-local all, hold = windows(KEYS, 3, ARGV[8], ask and tonumber(state[2] or 0) or 0), 0
+local all, hold = windows(KEYS, 3, ARGV[8], ask and tonumber(state[2] or 0) or 0, tonumber(ARGV[9])), 0
 for _, w in ipairs(all) do
   if w.kind == HELD and bit.band(w.flags, DIVIDED) > 0 then hold = math.max(hold, boot + w.us - now) end
 end
@@ -51,7 +52,7 @@ local reply, close = { 0, instant(now), over, 0 }, 0
 for i, w in ipairs(all) do
   if not skipped[i] then
     take(w, now, now + lease, id)
-    if near(w) then close = close + 2 ^ (i - 1) end
+    if near(w, now) then close = close + 2 ^ (i - 1) end
   end
   if bit.band(w.flags, SPACES) > 0 then
     reply[#reply + 1] = w.limit

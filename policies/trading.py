@@ -1,0 +1,36 @@
+"""The trade switch: with `halt-new` no order is placed or changed any more, and every cancel still passes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+_ORDER_PATHS: Final = ("/v5/order/", "/v5/spread/order/")
+_PASSING: Final = ("/cancel", "/cancel-all", "/cancel-batch", "/disconnected-cancel-all", "/pre-check")
+_OTHERS: Final = frozenset(
+    {
+        "fcombobot-create",
+        "fgridbot-create",
+        "fmartingalebot-create",
+        "grid-create-grid",
+        "dca-create-bot",
+        "strategy-create",
+    }
+)
+"""Endpoints that begin to trade by themselves."""
+
+
+class TradingMode(StrEnum):
+    """The labels of the metric `gateway_trading_mode`, and the words of the switch."""
+
+    NORMAL = "normal"
+    HALT_NEW = "halt-new"
+
+
+def places_orders(method: str, path: str, endpoint: str) -> bool:
+    """Whether a request creates or changes orders. What lies beside the known cancels is taken for one that does."""
+    if method != "POST":
+        return False
+    if endpoint in _OTHERS:
+        return True
+    return path.startswith(_ORDER_PATHS) and not path.endswith(_PASSING)
