@@ -13,14 +13,19 @@ A request is asked about in this order:
     admission.py   which quotas does it spend, and is there room in all of them?     (tiers.py: those of a tier)
       window.py      the exact windows behind a quota
       slotted.py     long windows,  bucket.py  a rate with a burst
+      pacing.py      what an account may really send (published.py: to begin with; lessons.py: learned from an answer)
       restart.py     what they hold when the gateway begins
       sharing.py     what each of several gateways may send when their common store is lost
     queueing.py    if there is no room: whose turn is it when there is?              (lines.py: who stands where)
       spacing.py     how far apart the less urgent are sent, so that the urgent find room
+    trading.py     is it one that the trade switch stops?
+    circuit.py     does the upstream work?     retry.py   may it be sent again?
+    ban.py         may anything be sent?       throttle.py   how much, while the exchange protects itself?
+    drift.py       what differs between rules, published table and reality
     caching.py     may it be answered from the cache, under which key, for how long?
       candles.py     what the exchange's intervals mean on the calendar
 
-schema.py, identity_schema.py and store_url.py turn the YAML of an operator into the frozen types that the rooms above
-work with; reach.py refuses rules that no request can meet.
+schema.py, resilience_schema.py, identity_schema.py and store_url.py turn the YAML of an operator into the frozen types
+that the rooms above work with; reach.py refuses rules that no request can meet.
 Every number of time is an integer of microseconds unless its name says otherwise (`_ms`).
 """

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from policies.admission import Counts, Match, Quota
 from policies.quantities import duration_text
+from policies.resilience_schema import TEN_MINUTES_US
 from proxy.config import Config
 
 
@@ -13,6 +14,11 @@ def advice(config: Config) -> Iterator[str]:
     """Warnings in words, each with the place it is about."""
     if config.upstream.plain_and_remote:
         yield f"upstream.url: {config.upstream.url} is plain http beyond this machine: orders go unencrypted"
+    if config.pacing.ban < TEN_MINUTES_US:
+        yield (
+            f"pacing.ban: {duration_text(config.pacing.ban)} is shorter than the ten minutes that the exchange asks "
+            "for: good for tests only"
+        )
     if config.store.shared and config.store.replicas == 1:
         yield (
             "store.replicas: 1, with a store that gateways can share: one that starts while it is away takes the whole "

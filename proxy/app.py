@@ -78,9 +78,6 @@ class App:
         self.metrics = Metrics()
         self.store = opened(config, self.clock, self.metrics, self._hashes())
         self.store.adopt(self._all_quotas())
-        self.keeper: Keeper | None = None
-        if state_file is not None and isinstance(self.store, MemoryStore):
-            self.keeper = Keeper(state_file, (config.egress.id, config.upstream.url), self.store, self.clock)
         self.limiter = Limiter(self.store, self.clock, self.tasks, _bounds(config))
         # A queue of its own: who waits for the exchange must not hold up those whom the cache can answer.
         self.door = Limiter(self.store, self.clock, self.tasks, _bounds(config))
@@ -92,6 +89,10 @@ class App:
         self.egress.resumed.append(self.limiter.unbar)
         self.store.news.follow(self.egress)
         self.store.narrow(self.egress.part)
+        self.keeper: Keeper | None = None
+        if state_file is not None and isinstance(self.store, MemoryStore):
+            budget = (config.egress.id, config.upstream.url)
+            self.keeper = Keeper(state_file, budget, self.store, self.clock, self.egress)
         self.breaker = Breaker(_circuit_rules(config), config.breaker.exempted(), self.clock)
         telemetry = Telemetry(self.metrics, self.clock)
         self.observer = Observer(

@@ -92,6 +92,8 @@ class Egress:
                 self._become(heard, "store")
         elif ours.stands and heard.lifted_us > ours.begun_us:
             self._become(heard, "store")
+        elif not ours.stands and heard.lifted_us > ours.lifted_us:
+            self.ban = heard  # of before our time: the budget still grows, and another ban would be longer
 
     def hear_trading(self, heard: Trading) -> None:
         if heard.set_us > self.trading.set_us:

@@ -165,6 +165,7 @@ class Upstream:
         self._base = settings.url
         self._session: aiohttp.ClientSession | None = None
         self._connector: _FreshConnector | None = None
+        self._shut = False
         self._timeout = self._timeouts(settings.timeouts.connect / 1e6)
 
     async def __aenter__(self) -> Self:
@@ -176,6 +177,7 @@ class Upstream:
             ttl_dns_cache=pool.dns_ttl // 1_000_000,
             ssl=self._tls(),
         )
+        connector.shut = self._shut
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
@@ -197,11 +199,13 @@ class Upstream:
 
     def shut(self) -> None:
         """Close all connections, those in use once they are answered; send() raises NotSent from now on."""
+        self._shut = True
         if self._connector is not None:
             self._connector.shut = True
             self._connector.close_idle()
 
     def reopen(self) -> None:
+        self._shut = False
         if self._connector is not None:
             self._connector.shut = False
 

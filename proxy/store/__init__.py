@@ -9,6 +9,8 @@ owns the clock that its windows run on.
     shared       the store that several gateways share, and how one goes on when it is lost
       local        what this one spends by its own book
       members      signs of life, shares of the budget         (neighbours: the other gateways; peers: their doors)
+      news         bans and the trade switch, told to each other
+      lessons      which answers the store is told of
       endings      what has ended here and must end there
       remote       what the scripts are asked, and what their answers mean   (wording: how charges are told to them)
         link         calls in one line, worked off together

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -19,9 +20,12 @@ import structlog
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from policies.admission import Quota, WindowKind
+from policies.ban import Ban
 from policies.restart import Beginning, ColdStart, Found, Snapshot, beginning, longest_us
 from policies.sharing import exact
+from policies.trading import TradingMode
 from proxy.clock import Clock, Sleep
+from proxy.egress import Egress, Trading
 from proxy.store.memory import MemoryStore
 from proxy.store.state_file import AUTO, InUseError, NotOursError, StateFile, first_usable
 
@@ -63,6 +67,17 @@ class _Window(_Form):
     state: list[int]
 
 
+class _Egress(_Form):
+    """What holds for the address: the ban, and the trade switch. Instants are of the wall clock."""
+
+    until_us: NonNegativeInt
+    begun_us: NonNegativeInt
+    times: NonNegativeInt
+    lifted_us: NonNegativeInt
+    trading: TradingMode
+    set_us: NonNegativeInt
+
+
 class _Record(_Form):
     """What is in the file. `rules`: each a name and its partition; `hashes` tells by which key hashes were made."""
 
@@ -72,6 +87,7 @@ class _Record(_Form):
     monotonic_us: int
     wall_us: int
     hashes: str = ""
+    egress: _Egress | None = None
     rules: list[list[str]] = []
     windows: list[_Window] = []
 
@@ -85,6 +101,7 @@ class Keeper:
         budget: tuple[str, str],
         store: MemoryStore,
         clock: Clock,
+        egress: Egress,
         *,
         moment: Callable[[], Moment] = system_moment,
         sleep: Sleep = asyncio.sleep,
@@ -93,6 +110,7 @@ class Keeper:
         self._budget = budget
         self._store = store
         self._clock = clock
+        self._egress = egress
         self._moment = moment
         self._sleep = sleep
         self._file: StateFile | None = None
@@ -102,6 +120,10 @@ class Keeper:
     def begin(self, rules: Sequence[Quota], hashes: str) -> None:
         """Before the first request: go on where the last gateway stopped, or hold for what it may have sent."""
         found, record = self._find()
+        if record is not None and record.egress is not None:
+            kept = record.egress
+            self._egress.hear_ban(Ban(kept.until_us, kept.begun_us, kept.times, kept.lifted_us))
+            self._egress.hear_trading(Trading(kept.trading, kept.set_us))
         away_us = None if record is None else self._away_us(record)
         match beginning(found, away_us, longest_us(rules)):
             case Beginning.RESTORED if record is not None and away_us is not None:
@@ -125,10 +147,11 @@ class Keeper:
         # While it is held, the windows do not tell what is held of those that nobody has used yet.
         windows = None if self._store.cold else self._windows()
         names = [[rule.name, *rule.partition] for rule in rules]
-        last = _sign(self._moment())
+        last = self._sign()
         with suppress(orjson.JSONEncodeError):  # a name that is no Unicode
             if windows is not None:
-                last = _text(self._moment(), "stopped", hashes=hashes, rules=names, windows=windows)
+                more = {"hashes": hashes, "rules": names, "windows": windows}
+                last = _text(self._moment(), "stopped", egress=self._of_egress(), **more)
         try:
             self._file.finish(last)
         except OSError as error:
@@ -211,16 +234,19 @@ class Keeper:
         if self._file is None:
             return
         try:
-            self._file.write(_sign(self._moment()), sync=sync)
+            self._file.write(self._sign(), sync=sync)
             self._failing = False
         except OSError as error:
             if not self._failing:
                 self._log.warning("state_not_saved", path=str(self._file.path), error=error.strerror)
             self._failing = True
 
+    def _sign(self) -> bytes:
+        return _text(self._moment(), "running", egress=self._of_egress())
 
-def _sign(moment: Moment) -> bytes:
-    return _text(moment, "running")
+    def _of_egress(self) -> dict[str, Any]:
+        ban, trading = self._egress.ban, self._egress.trading
+        return {**asdict(ban), "trading": trading.mode, "set_us": trading.set_us}
 
 
 def _text(moment: Moment, status: str, **more: Any) -> bytes:

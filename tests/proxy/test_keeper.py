@@ -14,6 +14,8 @@ from structlog.testing import capture_logs
 
 from policies.admission import Admitted, Charge, Counts, Quota, WindowKind
 from policies.restart import LATE_US
+from policies.trading import TradingMode
+from proxy.egress import Egress, EgressRules, Trading
 from proxy.store import Reservation
 from proxy.store.keeper import Keeper, Moment
 from proxy.store.memory import MemoryStore
@@ -55,11 +57,13 @@ class Gateway:
         offset_us = machine.moment.wall_us - machine.moment.monotonic_us
         self.rules, self.hashes, self.number = rules, hashes, 0
         self.store = MemoryStore(lambda: machine.moment.monotonic_us + offset_us)
+        self.egress = Egress(EgressRules(ban_us=600 * SECOND, ramp_us=60 * SECOND), lambda: machine.moment.wall_us)
         self.keeper = Keeper(
             machine.setting,
             ("default", "https://api.bybit.com"),
             self.store,
             lambda: machine.moment.monotonic_us + offset_us,
+            self.egress,
             moment=lambda: machine.moment,
         )
         with capture_logs() as self.events:
@@ -399,7 +403,9 @@ async def test_signs_of_life_are_given_until_it_ends(machine: Machine) -> None:
         if len(slept) == 4:
             raise asyncio.CancelledError
 
-    keeper = Keeper(machine.setting, ("a", "b"), store, lambda: 0, moment=lambda: machine.moment, sleep=sleep)
+    egress = Egress(EgressRules(600 * SECOND, 60 * SECOND), lambda: 0)
+    budget = ("a", "b")
+    keeper = Keeper(machine.setting, budget, store, lambda: 0, egress, moment=lambda: machine.moment, sleep=sleep)
     keeper.begin(RULES, "a")
     before = orjson.loads(machine.path.read_bytes())["monotonic_us"]
     with pytest.raises(asyncio.CancelledError):
@@ -524,3 +530,37 @@ def test_a_path_that_was_asked_for_and_cannot_be_had_is_a_warning(machine: Machi
 
     assert gateway.events[0]["log_level"] == "warning"
     assert gateway.events[0]["tried"] == ["/nowhere/at/all.json: No such file or directory"]
+
+
+@pytest.mark.parametrize("ending", ["stopped", "killed"])
+def test_a_ban_and_the_trade_switch_outlive_the_gateway(machine: Machine, ending: str) -> None:
+    """Whoever restarts a gateway because it is banned does not send on."""
+    first = machine.start()
+    first.egress.strike()
+    first.egress.hear_trading(Trading(TradingMode.HALT_NEW, machine.moment.wall_us))
+    until_us = first.egress.ban.until_us
+    first.sign()
+    if ending == "stopped":
+        first.stop()
+    else:
+        first.die()
+    machine.pass_time(60)
+    second = machine.start()
+
+    assert second.egress.banned
+    assert second.egress.ban.until_us == until_us
+    assert second.egress.ban_left_us == 540 * SECOND
+    assert second.egress.halted
+
+
+def test_a_ban_that_was_lifted_is_remembered_for_the_next_one(machine: Machine) -> None:
+    first = machine.start()
+    first.egress.strike()
+    first.egress.lift()
+    first.stop()
+    machine.pass_time(60)
+    second = machine.start()
+    assert not second.egress.banned
+
+    second.egress.strike()
+    assert second.egress.ban_left_us == 1_200 * SECOND
