@@ -25,7 +25,6 @@ nobody else uses pays for none of this.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -106,7 +105,7 @@ class LearnedWindow:
         self._log = CompletionLog(self._bounded(start), window_us, history_us=LONGEST_TRIP_US)
         self._told: int | None = None
         self._stamp_ms = 0
-        self._foreign: deque[tuple[int, int]] = deque()
+        self._foreign: list[tuple[int, int]] = []
         """(until when, how many), the largest first: those that a later, larger one has made pointless are gone."""
         self._blocked_until_us = 0
         self._suspicious_until_us = 0
@@ -131,7 +130,7 @@ class LearnedWindow:
         """What others use, at least, and what is left to them besides."""
         seen = self._foreign
         while seen and seen[0][0] <= now_us:
-            seen.popleft()
+            del seen[0]
         if self._caution and now_us >= self._suspicious_until_us:
             self._caution = 0
         return (seen[0][1] if seen else 0) + self._caution
@@ -168,11 +167,13 @@ class LearnedWindow:
         return self._log.since(sent_us - self.window_us)
 
     def idle(self, now_us: int) -> bool:
+        """Nothing is in it, and nothing is known of it that is worth keeping: keys can be made up."""
         return self._log.used(now_us) == 0 and now_us - self._heard_us > FORGET_US
 
     def learn(self, lesson: Lesson, now_us: int) -> None:
         """Once for each answer, after its request was completed or, as far as it was refused, given back."""
-        self._heard_us = now_us
+        if lesson.limit is not None or lesson.refused:
+            self._heard_us = now_us
         self.others(now_us)  # what has run out is forgotten first
         if lesson.limit is not None:
             self._hear_limit(lesson.limit, lesson.stamp_ms, now_us)

@@ -11,11 +11,12 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import structlog
 
-from policies.admission import Admitted, Charge, Deferred, Quota, Refused, WhenFull, Why
+from policies.admission import Admitted, Charge, Deferred, Quota, Refused, WhenFull, Why, WindowKind
 from policies.lines import Ticket
 from policies.pacing import Lesson
 from policies.priority import Priority
@@ -205,7 +206,9 @@ class Limiter:
         full = len(self._room) >= self._bounds.max_waiting
         if full or self._room.of_client(claim.client) >= self._bounds.max_waiting_per_client:
             return Refused(Why.QUEUE, binding, max(wait_us, binding.quota.window_us))
-        foreseen_us = wait_us + self._room.foreseen_us(claim.charges, last_us, claim.priority, claim.client)
+        binding = self._as_learned(binding)
+        charges = tuple(map(self._as_learned, claim.charges))
+        foreseen_us = wait_us + self._room.foreseen_us(charges, last_us, claim.priority, claim.client)
         if now_us + foreseen_us > last_us:
             return Refused(Why.DEADLINE, binding, foreseen_us)
         ticket = self._room.enter(claim.charges, last_us, claim.priority, claim.client)
@@ -223,6 +226,12 @@ class Limiter:
             answer.waited_us = self._clock() - now_us
         return answer
 
+    def _as_learned(self, charge: Charge) -> Charge:
+        """With the limit as it is known by now: it foretells the wait, and the client is told of it."""
+        if charge.quota.window is not WindowKind.LEARNED:
+            return charge
+        return charge._replace(quota=replace(charge.quota, limit=self._store.allows(charge)))
+
     def _give_up(self, ticket: Ticket, grant: asyncio.Future[Permit | Refused]) -> None:
         """The client has gone. A permit that was handed over in the same instant is given back."""
         self._room.leave(ticket)
@@ -236,7 +245,8 @@ class Limiter:
         while True:
             now_us = self._clock()
             for late in self._room.expired(now_us):
-                self._answer(late, Refused(Why.DEADLINE, *self._room.binding(late, now_us)))
+                binding, wait_us = self._room.binding(late, now_us)
+                self._answer(late, Refused(Why.DEADLINE, self._as_learned(binding), wait_us))
             ticket = self._room.next(now_us)
             if ticket is None:
                 return now_us

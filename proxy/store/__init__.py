@@ -102,6 +102,10 @@ class Store(Protocol):
         """`part` tells how much of the address's windows may be used at present, in millionths."""
         ...
 
+    def allows(self, charge: Charge) -> int:
+        """What the window of a learned quota holds in all, as far as is known here."""
+        ...
+
     def listen(self, changed: Callable[[], None]) -> None:
         """`changed` is called when waits that were foretold hold no more."""
         ...

@@ -55,6 +55,8 @@ class Lessons:
         now_us = self._clock()
         if len(self._told) >= _MOST:
             self._told.clear()
+        if key not in self._told and lesson.limit is None and not lesson.refused:
+            return 0
         limit, told_us, quiet = self._told.get(key, (None, 0, 0))
         used = 0 if lesson.limit is None or lesson.remaining is None else lesson.limit - lesson.remaining
         news = lesson.refused or lesson.limit != limit or lesson.reset_us is not None or used > own

@@ -132,6 +132,9 @@ class LocalShare:
     async def refund(self, reservation: Reservation) -> None:
         await self._sent.refund(reservation)
 
+    def allows(self, charge: Charge) -> int:
+        return self._sent.allows(charge)
+
     def own(self, charge: Charge, sent_us: int) -> int:
         """What of ours can have been in the exchange's window of a request that was sent then."""
         _, window = self._sent.look([charge])[0]

@@ -167,6 +167,10 @@ class MemoryStore:
     def narrow(self, part: Callable[[], int]) -> None:
         self._part = part
 
+    def allows(self, charge: Charge) -> int:
+        kept = self._windows.get(charge.key)
+        return charge.quota.limit if kept is None else kept.window.limit
+
     def listen(self, changed: Callable[[], None]) -> None:
         """What was foretold holds, but for a limit that turns out higher: nobody else takes anything."""
         self._listeners.append(changed)

@@ -161,6 +161,9 @@ class SharedStore:
         self._part = part
         self._local.narrow(part)
 
+    def allows(self, charge: Charge) -> int:
+        return self._local.allows(charge)
+
     def listen(self, changed: Callable[[], None]) -> None:
         """To be called when what was foreseen holds no more: the store was lost, or is back."""
         self._listeners.append(changed)
