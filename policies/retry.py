@@ -5,10 +5,10 @@ carried it out: not one byte was sent, or the exchange said "too many visits", w
 batch that was refused so is left to its client: it may have been carried out in part.
 
 The pause before another attempt is drawn from nothing up to a bound that doubles, so that those who failed together do
-not come back together. What the exchange refuses as too many needs no pause of its own: its window says when there is
-room. All attempts together are bounded by the deadline of the request and by a budget: of all requests only so many per
-cent are sent again, so that an exchange in trouble is not asked twice as much. A connection that had died while it lay
-idle is no sign of trouble and costs nothing of the budget.
+not come back together. What the exchange refuses as too many waits besides until its window has room. All attempts
+together are bounded by the deadline of the request and by a budget: of all requests only so many per cent are sent
+again, so that an exchange in trouble is not asked twice as much. A connection that had died while it lay idle is no
+sign of trouble and costs nothing of the budget.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ TABLE: Final = {
     Failure.IDLE_CONNECTION: Again(_YES, _NO, _NO, _NO),
     Failure.NO_ANSWER: Again(_YES, _NO, _YES, _YES),
     Failure.BROKEN_ANSWER: Again(_YES, _NO, _YES, _YES),
-    Failure.TOO_MANY: Again(_YES, _YES, _NO, _YES),
-    Failure.TOO_MANY_IN_BATCH: Again(_YES, _NO, _NO, _YES),
+    Failure.TOO_MANY: Again(_YES, _YES, _YES, _YES),
+    Failure.TOO_MANY_IN_BATCH: Again(_YES, _NO, _YES, _YES),
     Failure.PROTECTED: Again(_YES, _NO, _YES, _YES),
     Failure.FAILING: Again(_YES, _NO, _YES, _YES),
 }

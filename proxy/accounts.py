@@ -6,7 +6,7 @@ which most clients ask when they start, is read in passing. Account and keys are
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -38,14 +38,26 @@ class Accounts:
             known = self._replaced[id(charges)] = (charges, self._by_account(charges))
         return known[1]
 
-    async def learn(self, api_key: str, user: str) -> None:
-        """The exchange says whose key it is."""
+    @property
+    def known(self) -> dict[str, str]:
+        """Accounts by keys."""
+        return dict(self._account_of)
+
+    def learn(self, api_key: str, user: str) -> bool:
+        """The exchange says whose key it is. Whether this is news."""
         account = self._hashed(user)
         if self._account_of.get(api_key) == account or len(self._account_of) >= _MOST:
-            return
-        self._account_of[api_key] = account
-        self._replaced.clear()
-        self._log.info("account_learned", api_key=api_key[:8], account=account[:8])
+            return False
+        self.hear({api_key: account})
+        return True
+
+    def hear(self, accounts: Mapping[str, str]) -> None:
+        """What is known elsewhere: accounts by keys."""
+        for api_key, account in accounts.items():
+            if self._account_of.get(api_key) != account and len(self._account_of) < _MOST:
+                self._account_of[api_key] = account
+                self._replaced.clear()
+                self._log.info("account_learned", api_key=api_key[:8], account=account[:8])
 
     def _by_account(self, charges: tuple[Charge, ...]) -> tuple[Charge, ...]:
         replaced = tuple(self._of_account(charge) for charge in charges)

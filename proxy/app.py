@@ -87,7 +87,8 @@ class App:
         self.egress.stopped.append(self.limiter.bar)
         self.egress.stopped.append(self.metrics.bans.inc)
         self.egress.resumed.append(self.limiter.unbar)
-        self.store.news.follow(self.egress)
+        accounts = Accounts(user_hasher(config.identity, pepper_of(config.store, config.egress.id)))
+        self.store.news.follow(self.egress, accounts)
         self.store.narrow(self.egress.part)
         self.keeper: Keeper | None = None
         if state_file is not None and isinstance(self.store, MemoryStore):
@@ -98,7 +99,8 @@ class App:
         self.observer = Observer(
             egress=self.egress,
             breaker=self.breaker,
-            accounts=Accounts(user_hasher(config.identity, pepper_of(config.store, config.egress.id))),
+            accounts=accounts,
+            learned_whose=self._tell_accounts,
             telemetry=telemetry,
             clock=self.clock,
             paced=config.pacing.enabled,
@@ -223,6 +225,9 @@ class App:
         """Drain: not ready, no new connections, requests in flight run to their end, bounded by the upstream's time."""
         self.admin.ready = False
         await self._exit.aclose()
+
+    def _tell_accounts(self) -> None:
+        self.tasks.spawn(self.store.news.tell_accounts(), "tell-accounts")
 
     def _end_keeping(self, keeper: Keeper) -> None:
         keeper.end(self._all_quotas(), self._hashes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -35,13 +36,23 @@ class Observer:
     """observe() for each answer; charges() puts into effect for the next request what has been learned."""
 
     def __init__(
-        self, *, egress: Egress, breaker: Breaker, accounts: Accounts, telemetry: Telemetry, clock: Clock, paced: bool
+        self,
+        *,
+        egress: Egress,
+        breaker: Breaker,
+        accounts: Accounts,
+        telemetry: Telemetry,
+        clock: Clock,
+        learned_whose: Callable[[], None],
+        paced: bool,
     ) -> None:
-        """`paced`: whether limits of accounts and endpoints are learned at all."""
+        """`learned_whose`: called when the exchange has said whose an API key is. `paced`: whether limits of accounts
+        and endpoints are learned at all."""
         self.paced = paced
         self._egress = egress
         self._breaker = breaker
         self._accounts = accounts
+        self._learned_whose = learned_whose
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._clock = clock
@@ -82,8 +93,8 @@ class Observer:
             self._metrics.throttled.inc()
         if descriptor.path == bybit.QUERY_API and code == bybit.OK and descriptor.api_key is not None:
             user = bybit.user_id(answered.text)
-            if user is not None:
-                await self._accounts.learn(descriptor.api_key, user)
+            if user is not None and self._accounts.learn(descriptor.api_key, user):
+                self._learned_whose()
         await self._teach(descriptor, permit, answered, batch=batch)
 
     def _forbidden(self, answered: Answered) -> None:
@@ -97,7 +108,8 @@ class Observer:
         learned = [charge for charge in permit.reservation.charges if charge.quota.window is WindowKind.LEARNED]
         headers = answered.reply.headers
         told = bybit.limit_headers(headers) if learned or refused else None
-        if refused and told is None and self.paced and not learned:
+        everybody = bool(refused) and self.paced and not learned
+        if everybody:
             charge = self._backed_off(descriptor)
             permit.also(charge)
             learned = [charge]
@@ -113,8 +125,10 @@ class Observer:
             refused=refused,
             chance=random.randrange(1_000_000),  # noqa: S311  # so that not all come back at once
         )
+        if everybody:  # the limit of one is not the limit of all
+            lesson = lesson._replace(limit=None, remaining=None)
         await permit.complete(lesson)
-        if told is not None:
+        if told is not None and not everybody:
             self._warn(learned[0], told)
 
     def _backed_off(self, descriptor: Descriptor) -> Charge:

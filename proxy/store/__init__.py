@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 
 from policies.admission import Admission, Charge, Quota
 from policies.pacing import Learned, Lesson
+from proxy.accounts import Accounts
 from proxy.egress import Egress, Trading
 
 
@@ -71,8 +72,12 @@ class News(Protocol):
         """The trade switch has been set: tell everybody."""
         ...
 
-    def follow(self, egress: Egress) -> None:
-        """What is heard of bans and of the trade switch goes there."""
+    async def tell_accounts(self) -> None:
+        """It has been learned whose an API key is: tell everybody."""
+        ...
+
+    def follow(self, egress: Egress, accounts: Accounts) -> None:
+        """What is heard of bans, of the trade switch and of accounts goes there."""
         ...
 
 

@@ -136,7 +136,7 @@ class Members:
         standing.heard(int(answer[2]), self._clock())
         if self._longest_us:
             standing.holds(int(self._boot) + self._longest_us - self._remote.offset_us)
-        await self.news.heard(answer[4:10])
+        await self.news.heard(answer[4:11])
         await self._in_use.tell()
         await self._neighbours.look_around(self._table)
         return True
@@ -154,7 +154,7 @@ class Members:
         """The table as it is now; where the store has lost it, what we remember is entered again with the next sign."""
         table = {
             answer[at]: Member(int(answer[at + 2]), int(answer[at + 1]), answer[at + 3] == b"shared")
-            for at in range(10, len(answer), 4)
+            for at in range(11, len(answer), 4)
         }
         self._restore = []
         if answer[1] != self._boot:

@@ -9,6 +9,7 @@ from policies.admission import WHOLE, Admission, Admitted, Charge, Quota, Window
 from policies.pacing import LearnedWindow, Lesson
 from policies.restart import ColdStart, Snapshot, new_exact, restored, snapshot
 from policies.window import Window
+from proxy.accounts import Accounts
 from proxy.clock import Clock
 from proxy.egress import Egress, Trading
 from proxy.store import Reservation, Usage
@@ -34,8 +35,11 @@ def usage_of(key: tuple[str, ...], quota: Quota, window: Window, now_us: int) ->
 class NobodyElse:
     """The news of a gateway that stands alone."""
 
-    def follow(self, egress: Egress) -> None:
+    def follow(self, egress: Egress, accounts: Accounts) -> None:
         """Nothing is heard from anybody."""
+
+    async def tell_accounts(self) -> None:
+        """Nobody else is to be told."""
 
     async def strike(self, ban_us: int) -> None:
         """Nobody else is to be told."""

@@ -1,4 +1,6 @@
-"""What the gateways of one address tell each other through the store beside the windows: bans, and the trade switch."""
+"""What the gateways of one address tell each other through the store beside the windows: bans, the trade switch, and
+whose API keys are whose.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from policies.ban import Ban
+from proxy.accounts import Accounts
 from proxy.clock import Clock
 from proxy.egress import Egress, Trading
 from proxy.store.client import StoreLost
@@ -23,9 +26,12 @@ class News:
         self._remote = remote
         self._clock = clock
         self._egress: Egress | None = None
+        self._accounts: Accounts | None = None
+        self._version = 0
+        """Of the accounts as they were heard last."""
 
-    def follow(self, egress: Egress) -> None:
-        self._egress = egress
+    def follow(self, egress: Egress, accounts: Accounts) -> None:
+        self._egress, self._accounts = egress, accounts
 
     async def strike(self, ban_us: int) -> None:
         with suppress(StoreLost):
@@ -46,12 +52,17 @@ class News:
         with suppress(StoreLost):
             await self._remote.switch(trading)
 
+    async def tell_accounts(self) -> None:
+        with suppress(StoreLost):
+            await self._exchange_accounts()
+
     def refused(self, wait_us: int) -> None:
         """The store grants nothing because of a ban. Since when is heard with the next sign of life."""
         self._hear(Ban(self._clock() + max(wait_us, 1), 0, 1, 0))
 
     async def heard(self, words: Sequence[Any]) -> None:
-        """With a sign of life: until, begun, times, lifted; when the switch was set, mode. Raises StoreLost."""
+        """With a sign of life: until, begun, times, lifted; when the switch was set, mode; the version of the accounts.
+        Raises StoreLost."""
         egress = self._egress
         if egress is None:
             return
@@ -67,6 +78,14 @@ class News:
             egress.hear_trading(trading)
         if egress.trading.set_us and (trading is None or trading.set_us < egress.trading.set_us - 1_000):
             await self._remote.switch(egress.trading)
+
+        if int(words[6]) != self._version:
+            await self._exchange_accounts()
+
+    async def _exchange_accounts(self) -> None:
+        if self._accounts is not None:
+            self._version, heard = await self._remote.accounts(self._accounts.known)
+            self._accounts.hear(heard)
 
     def _hear(self, ban: Ban) -> None:
         if self._egress is not None:

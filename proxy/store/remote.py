@@ -6,7 +6,7 @@ of every decision is Redis' own. API keys come here as keyed hashes and in no ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
@@ -38,6 +38,7 @@ BAN: Final = Script("logs", "ban")
 PROBE: Final = Script("logs", "probe")
 LIFT: Final = Script("logs", "lift")
 SWITCH: Final = Script("logs", "switch")
+ACCOUNTS: Final = Script("accounts")
 FORGET: Final = Script("logs", "forget")
 INDEX: Final = Script("logs", "index")
 ABOUT: Final = Script("about")
@@ -112,6 +113,7 @@ class RemoteWindows:
         self._about = prefix + b"about"
         self._flying = prefix + b"flying"
         self._index = prefix + b"windows"
+        self._accounts = prefix + b"accounts"
         self._lease_us = lease_us
         self._timeout_us = timeout_us
         self._clock = clock
@@ -243,6 +245,13 @@ class RemoteWindows:
         """As the scripts say it; None where nobody has ever set it."""
         known = {each.value.encode(): each for each in TradingMode}
         return Trading(known[mode], int(set_at) - self.offset_us) if mode in known else None
+
+    async def accounts(self, known: Mapping[str, str]) -> tuple[int, dict[str, str]]:
+        """Enter whose keys are known here; the answer is all that is known there, and its version."""
+        pairs = [word for pair in known.items() for word in pair]
+        answer = await self.link.call(Call(ACCOUNTS, [self.state, self._accounts], [0, *pairs]))
+        words = [word.decode() for word in answer[1:]]
+        return int(answer[0]), dict(zip(words[::2], words[1::2], strict=True))
 
     async def beat(self, args: Sequence[Any]) -> list[Any] | Void:
         """beat.lua; `args` are those behind our id."""

@@ -9,8 +9,8 @@
 -- ARGV   1 clock, 2 not after, 3 id, 4 shared (1) or not (0), 5 share that it goes by, 6 gateways at least,
 --        7 lost after, 8 forgotten after, 9 about ('' for unchanged),
 --        then pairs: id and share of a gateway to enter as lost where it is missing, because the table was lost
--- Reply  {now, boot, share, lost, ban: until, begun, times, lifted, trade switch: when, mode, then id, at, share, mode for
---         each gateway} or {'void', now}
+-- Reply  {now, boot, share, lost, ban: until, begun, times, lifted, trade switch: when, mode, version of the accounts, then
+--         id, at, share, mode for each gateway} or {'void', now}
 local WHOLE = 1000000
 local now = clock(ARGV[1])
 local last = tonumber(ARGV[2])
@@ -55,9 +55,9 @@ local entered = math.max(share, math.min(have, WHOLE - others))
 if mode ~= 'shared' then lost = lost + entered end
 redis.call('HSET', KEYS[2], id, text(now) .. ' ' .. text(entered) .. ' ' .. mode)
 redis.call('HSET', KEYS[1], 'lost', text(math.min(lost, WHOLE)))
-local known = redis.call('HMGET', KEYS[1], 'ban', 'begun', 'bans', 'lifted', 'switched', 'trading')
+local known = redis.call('HMGET', KEYS[1], 'ban', 'begun', 'bans', 'lifted', 'switched', 'trading', 'accounts')
 local reply = { text(now), boot, share, math.min(lost, WHOLE) }
-for i = 1, 6 do reply[#reply + 1] = known[i] or '0' end
+for i = 1, 7 do reply[#reply + 1] = known[i] or '0' end
 for _, value in ipairs({ id, text(now), entered, mode }) do reply[#reply + 1] = value end
 for _, value in ipairs(table_) do reply[#reply + 1] = value end
 return reply
