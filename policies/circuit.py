@@ -49,6 +49,7 @@ class Circuit:
     def __init__(self, rules: CircuitRules) -> None:
         self.rules = rules
         self._parts: deque[_Part] = deque()
+        self._opened_us = 0
         self._open_until_us = 0
         self._state = State.CLOSED
         self._times_open = 0
@@ -89,6 +90,8 @@ class Circuit:
             case State.CLOSED:
                 self._count(now_us, failed=failed, slow=slow)
             case State.HALF_OPEN:
+                if now_us - took_us < self._opened_us:
+                    return  # sent before it opened: what it says is known
                 self._trying = max(0, self._trying - 1)
                 if failed or slow:
                     self._open(now_us)
@@ -121,7 +124,7 @@ class Circuit:
 
     def _open(self, now_us: int) -> None:
         times = min(1 << self._times_open, _LONGEST)
-        self._state, self._open_until_us = State.OPEN, now_us + times * self.rules.open_us
+        self._state, self._opened_us, self._open_until_us = State.OPEN, now_us, now_us + times * self.rules.open_us
         self._times_open = min(self._times_open + 1, 8)
         self._parts.clear()
 

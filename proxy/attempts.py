@@ -38,6 +38,8 @@ AFTER_THE_CLIENT: Final = "after-the-client"
 """The name of tasks that wait for an answer nobody else waits for."""
 _GRACE_S: Final = 1.0
 """A request whose answer never came may still be on its way: its permit is held that much longer."""
+_MOST_ATTEMPTS: Final = 10
+"""Dead idle connections included."""
 _ORDER_LANE: Final = Charge(Quota("order-lane", 1, 1_000_000, (), refuse_with=RefuseWith.BYBIT), ("order-lane",), 1)
 """To blame when a request that must not be overtaken is not answered in time."""
 
@@ -136,12 +138,13 @@ class Attempts:
         wait until its last answer is here, not until its client has got it."""
         task: asyncio.Task[Answered] | None = None
         got: Answered | UpstreamError | None = None
+        counted = 0
         try:
             while True:
-                permit = await self._acquire(ask, until_us, story)
-                if isinstance(permit, Refused):
-                    return permit if got is None else _result(got)
                 try:
+                    permit = await self._acquire(ask, until_us, story)
+                    if isinstance(permit, Refused):
+                        return permit if got is None else _result(got)
                     task = await self._begun(ask, permit, story)
                 except (Banned, Broken, Halted):
                     if _was_sent(got):
@@ -152,7 +155,9 @@ class Attempts:
                     return _result(got)
                 got = latest
                 failure = _failure(got, batch=is_batch(ask.descriptor.path))
-                if failure is None or not await self._again(failure, ask, until_us, story):
+                # Connections that lay idle may all be dead: to find that out is not an attempt.
+                counted += failure is not Failure.IDLE_CONNECTION
+                if failure is None or not await self._again(failure, counted, ask, until_us, story):
                     return _result(got)
         finally:
             if passage is not None:
@@ -161,14 +166,14 @@ class Attempts:
                 else:  # its client has hung up, and it is still on its way
                     task.add_done_callback(passage.release)
 
-    async def _again(self, failure: Failure, ask: Ask, until_us: int, story: Story) -> bool:
+    async def _again(self, failure: Failure, counted: int, ask: Ask, until_us: int, story: Story) -> bool:
         """Whether to send it once more, after the pause that belongs to it."""
-        if story.attempts >= self.retries.attempts:
+        if counted >= self.retries.attempts or self.retries.attempts == 1 or story.attempts >= _MOST_ATTEMPTS:
             return False
         if not retry.may_repeat(failure, read=ask.descriptor.method in READS) or self._egress.banned:
             return False
         chance = random.randrange(1_000_000)  # noqa: S311  # so that not all come back at once
-        pause_us = retry.pause_us(failure, story.attempts, self.retries, chance)
+        pause_us = retry.pause_us(failure, max(1, counted), self.retries, chance)
         if self._clock() + pause_us >= until_us or not self._budget.spend(failure):
             return False
         self._metrics.retries.labels(story.endpoint, failure.value).inc()
@@ -241,7 +246,10 @@ class Attempts:
             self._metrics.in_flight.dec()
             story.upstream_us += self._clock() - sent_us
         self._learn_time(answered)
-        await self._observer.observe(ask, permit, answered)
+        try:
+            await self._observer.observe(ask, permit, answered)
+        finally:
+            await permit.complete()  # it is by now, unless something went wrong
         return answered
 
     def _learn_time(self, answered: Answered) -> None:

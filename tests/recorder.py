@@ -59,6 +59,8 @@ class Recorder:
     seen: list[Seen] = field(default_factory=list)
     answer: Answer = answer_ok
     connections: int = 0
+    serving: set[asyncio.Task[None] | None] = field(default_factory=set)
+    """The tasks of connections: the server itself does not keep one that waits from being collected."""
 
     @property
     def url(self) -> str:
@@ -66,6 +68,8 @@ class Recorder:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        task = asyncio.current_task()
+        self.serving.add(task)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -77,6 +81,7 @@ class Recorder:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.LimitOverrunError):
             pass
         finally:
+            self.serving.discard(task)
             writer.close()
 
 
@@ -89,3 +94,6 @@ async def recorder(answer: Answer = answer_ok) -> AsyncIterator[Recorder]:
         yield upstream
     finally:
         server.close()
+        for task in upstream.serving:
+            if task is not None:
+                task.cancel()
