@@ -360,6 +360,12 @@ def banner(config: Config, port: int) -> list[str]:
     ]
     quotas = config.quotas(Counts.REQUESTS) + config.quotas(Counts.UPSTREAM)
     lines += [f"  limit {_in_words(quota)}" for quota in quotas] or ["  NO LIMITS are configured"]
+    pacing = config.pacing
+    lines.append(
+        f"  accounts: limits as published less {pacing.headroom} %, then as the exchange tells"
+        if pacing.enabled
+        else "  accounts: their limits are not kept"
+    )
     lines.append(
         f"  cache: candles, {cache.l1.max_bytes >> 20} MiB, open {duration_text(cache.open_ttl)}, "
         f"closed {duration_text(cache.closed_ttl)} after {duration_text(cache.settle)}"
