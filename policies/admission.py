@@ -156,8 +156,8 @@ class Filled(NamedTuple):
 
 class Admitted(NamedTuple):
     """Room in every enforced quota, and taken. `over` are shadow quotas that would have said no, `near` those that are
-    more than four fifths used by now. `filled`, where others spend the same windows: how full the spaced ones are, in
-    the order of the charges."""
+    more than four fifths used by now. `filled`, where others spend the same windows or only a part of them may be used:
+    how full the spaced ones are, in the order of the charges."""
 
     over: tuple[Charge, ...] = ()
     near: tuple[Charge, ...] = ()
@@ -291,6 +291,13 @@ def admit(states: Sequence[tuple[Charge, Window]], now_us: int, part: int = WHOL
         # "No room for another fifth" is one look into the window, counting what it holds would be a search.
         if window.wait_us(window.limit // 5 or 1, now_us):
             near.append(charge)
+    if part != WHOLE:
+        filled = [
+            Filled(max(1, charge.quota.limit * part // WHOLE), window.used(now_us))
+            for charge, window in states
+            if charge.quota.spaces
+        ]
+        return Admitted(tuple(over), tuple(near), tuple(filled))
     return Admitted(tuple(over), tuple(near)) if over or near else _ADMITTED
 
 

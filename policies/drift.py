@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from policies import published
 from policies.admission import Quota
+from policies.descriptor import Descriptor
 from policies.pacing import Learned
 from policies.quantities import Rate, duration_text
-from policies.routing import RouteTable
+from policies.routing import Route, RouteTable
 
 
 class Opinions(NamedTuple):
@@ -49,7 +50,7 @@ def opinions(learned: Iterable[tuple[Quota, Learned]], rules: Sequence[Quota], r
         route = by_name.get(endpoint)
         if route is not None:
             figure = dict(route.limits).get(line)
-            found.append(Opinions(endpoint, line, _stated(rules, endpoint), figure, Rate(limit, quota.window_us)))
+            found.append(Opinions(endpoint, line, _stated(rules, route), figure, Rate(limit, quota.window_us)))
     return found
 
 
@@ -65,14 +66,9 @@ def as_yaml(found: Iterable[Opinions]) -> str:
     return "\n".join(["pacing:", "  accounts:", *rows, ""]) if rows else ""
 
 
-def _stated(rules: Sequence[Quota], endpoint: str) -> Rate | None:
-    met = [
-        rule
-        for rule in rules
-        if "api_key" in rule.partition
-        and not rule.shadow
-        and (rule.match.endpoint is None or endpoint in rule.match.endpoint)
-    ]
+def _stated(rules: Sequence[Quota], route: Route) -> Rate | None:
+    request = Descriptor(route.method, route.path, "", route.endpoint, "", "", api_key="any", signed=True)
+    met = [rule for rule in rules if "api_key" in rule.partition and not rule.shadow and rule.match.accepts(request)]
     if not met:
         return None
     tightest = min(met, key=lambda rule: Fraction(rule.limit, rule.window_us))

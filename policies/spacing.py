@@ -68,6 +68,10 @@ class Spacing:
         else:
             self._own, self._of = own, used
 
+    def alone(self) -> None:
+        """The window is ours again, and all of it."""
+        self._limit, self._own, self._of = self._log.limit, 1, 1
+
     def gap_us(self, now_us: int) -> int:
         """How long after now the next request of a spaced class may go; 0 while the window is at most half used."""
         log, limit, own, of = self._log, self._limit, self._own, self._of

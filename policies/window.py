@@ -24,6 +24,7 @@ IN_FLIGHT: Final = -1
 """A wait that no clock can end: only a completion makes room."""
 
 _SMALLEST_RING: Final = 4
+_UNBOUNDED: Final = 1 << 62
 
 
 class Window(Protocol):
@@ -149,7 +150,8 @@ class CompletionLog:
         self._history_us = history_us
         self._longest_us = window_us + history_us
         self._in_flight = 0
-        self._stamps = _Stamps(limit + -(-limit * history_us // window_us))
+        # What is remembered beyond what counts is bounded by what was sent, and by nothing else.
+        self._stamps = _Stamps(limit if history_us == 0 else _UNBOUNDED)
         self._born_with = 0
         """Requests that nobody remembers, all completed at `_born_us` at the latest: before any other."""
         self._born_us = 0
@@ -210,7 +212,7 @@ class CompletionLog:
 
     def resize(self, limit: int, window_us: int) -> None:
         """Change the quota at run time. Nothing that counts is forgotten."""
-        self._stamps.resize(limit + -(-limit * self._history_us // window_us))
+        self._stamps.resize(limit)
         self.limit, self.window_us = limit, window_us
         self._longest_us = max(self._longest_us, window_us + self._history_us)
 

@@ -127,7 +127,7 @@ class Admin:
 
     async def _readiness(self) -> tuple[int, bytes, bytes]:
         if self._egress.banned:
-            return 503, _JSON, _json({"status": "not ready", "reason": "banned", **self._egress.status()})
+            return 503, _JSON, _json({**self._egress.status(), "status": "not ready", "reason": "banned"})
         if self.ready:
             return 200, _JSON, _json({"status": "ready"})
         return 503, _JSON, _json({"status": "not ready", "reason": "starting or draining"})

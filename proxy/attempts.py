@@ -239,7 +239,9 @@ class Attempts:
             await permit.complete()
             raise
         except BaseException as error:
-            self._breaker.failed(ask.descriptor, sent_us, of_ours=not isinstance(error, UpstreamError))
+            # A connection that had died while it lay idle says nothing of the upstream either.
+            dead = isinstance(error, FateUnknown) and error.idle
+            self._breaker.failed(ask.descriptor, sent_us, of_ours=dead or not isinstance(error, UpstreamError))
             self._tasks.spawn(_complete_later(permit), "late-completion")
             raise
         finally:

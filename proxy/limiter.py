@@ -284,6 +284,8 @@ class Limiter:
             spacing.sent(cost, now_us, urgent=priority < SPACED)
             if admission.filled:
                 spacing.fit(admission.filled[place], now_us)
+            else:
+                spacing.alone()
             if priority >= SPACED:
                 gap_us = max(gap_us, spacing.gap_us(now_us))
         if gap_us:

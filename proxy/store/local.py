@@ -140,17 +140,18 @@ class LocalShare:
         _, window = self._sent.look([charge])[0]
         return window.own(sent_us) if isinstance(window, LearnedWindow) else 0
 
-    @staticmethod
     def _filled(
-        charges: Iterable[Charge], states: list[tuple[Charge, Window]], originals: list[Charge], now_us: int
+        self, charges: Iterable[Charge], states: list[tuple[Charge, Window]], originals: list[Charge], now_us: int
     ) -> tuple[Filled, ...]:
         """Of what was set aside nothing is spaced out: it has a pace of its own."""
+        part = self._part()
         filled = []
         for charge in charges:
             if charge.quota.spaces:
                 asked, window = states[originals.index(charge)]
                 own = asked.quota is charge.quota
-                filled.append(Filled(window.limit, window.used(now_us)) if own else Filled(charge.quota.limit, 0))
+                limit = max(1, window.limit * part // WHOLE)
+                filled.append(Filled(limit, window.used(now_us)) if own else Filled(charge.quota.limit, 0))
         return tuple(filled)
 
     def _states(self, charges: tuple[Charge, ...]) -> list[tuple[Charge, Window]]:
