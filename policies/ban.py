@@ -75,10 +75,10 @@ class Ban:
 
     def part(self, now_us: int, ramp_us: int) -> int:
         """How much of the budget may be used, in millionths."""
-        since_us = now_us - self.lifted_us
+        since_us = max(0, now_us - self.lifted_us)  # another gateway's instant may lie a little ahead of our clock
         if not self.lifted_us or since_us >= ramp_us:
             return WHOLE
-        return _FIRST_PART + (WHOLE - _FIRST_PART) * max(0, since_us) // ramp_us
+        return _FIRST_PART + (WHOLE - _FIRST_PART) * since_us // ramp_us
 
     @staticmethod
     def _length_us(times: int, ban_us: int) -> int:

@@ -79,9 +79,9 @@ class Circuit:
             self._trying += 1
         return True
 
-    def given_back(self) -> None:
-        """The call was not made after all."""
-        if self._state is State.HALF_OPEN and self._trying:
+    def given_back(self, taken_us: int) -> None:
+        """The call that was taken then was not made after all, or says nothing of the upstream."""
+        if self._state is State.HALF_OPEN and self._trying and taken_us > self._opened_us:
             self._trying -= 1
 
     def ended(self, now_us: int, took_us: int, *, failed: bool) -> None:
@@ -90,7 +90,7 @@ class Circuit:
             case State.CLOSED:
                 self._count(now_us, failed=failed, slow=slow)
             case State.HALF_OPEN:
-                if now_us - took_us < self._opened_us:
+                if now_us - took_us <= self._opened_us:
                     return  # sent before it opened: what it says is known
                 self._trying = max(0, self._trying - 1)
                 if failed or slow:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-_ORDER_PATHS: Final = ("/v5/order/", "/v5/spread/order/")
-_PASSING: Final = ("/cancel", "/cancel-all", "/cancel-batch", "/disconnected-cancel-all", "/pre-check")
+_ORDER_PATHS: Final = ("/v5/order/", "/v5/spread/order/", "/v5/rfq/")
+_PASSING: Final = frozenset({"cancel", "cancel-all", "cancel-batch", "disconnected-cancel-all", "pre-check"})
+_RFQ: Final = "/v5/rfq/"
+"""Block trades: what ends one is named cancel-something there."""
 _OTHERS: Final = frozenset(
     {
         "fcombobot-create",
@@ -33,4 +35,8 @@ def places_orders(method: str, path: str, endpoint: str) -> bool:
         return False
     if endpoint in _OTHERS:
         return True
-    return path.startswith(_ORDER_PATHS) and not path.endswith(_PASSING)
+    parts = [part for part in path.split("/") if part]  # some servers take //v5//order/ for the same
+    plain = f"/{'/'.join(parts)}"
+    if plain.startswith(_RFQ):
+        return not parts[-1].startswith("cancel")
+    return plain.startswith(_ORDER_PATHS) and parts[-1] not in _PASSING

@@ -61,7 +61,7 @@ class Breaker:
         if not of_ours:
             self.ended(descriptor, sent_us, failed=True)
         elif self._circuit is not None and not self._is_exempt(descriptor):
-            self._circuit.given_back()
+            self._circuit.given_back(sent_us)
 
     def _is_exempt(self, descriptor: Descriptor) -> bool:
         return any(match.accepts(descriptor) for match in self._exempt)

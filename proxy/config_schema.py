@@ -61,3 +61,4 @@ def _name_endpoints(schema: JsonSchemaValue, routes: RouteTable) -> None:
     one_or_many = [known, {"type": "array", "items": known, "minItems": 1}]
     schema["$defs"]["MatchSection"]["properties"]["endpoint"]["anyOf"] = [*one_or_many, {"type": "null"}]
     schema["$defs"]["HeavySection"]["properties"]["endpoints"]["anyOf"] = one_or_many
+    schema["$defs"]["PaceSection"]["properties"]["endpoint"]["anyOf"] = one_or_many

@@ -200,6 +200,8 @@ class Gateway:
         answered = await self._attempts.send(ask, story)
         if isinstance(answered, Refused):
             return answered
+        if answered.status == 403 and self._egress.banned:
+            raise Banned  # its own answer tells of the ban: what is kept is better than that
         assert asked.candles is not None  # noqa: S101
         reply, received_us = answered.reply, self._clock()
         raw = await reply.read() if answered.raw is None else answered.raw

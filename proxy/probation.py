@@ -26,6 +26,8 @@ _LOOK_S: Final = 0.5
 """How often a gateway looks whether its turn to ask has come, or another's question was answered."""
 _PAUSES_S: Final = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Before another question, when one was not answered at all."""
+_PROTECTED: Final = 429
+_SERVERS_OWN: Final = 500
 _ROOM_S: Final = 0.05
 
 
@@ -80,20 +82,24 @@ class Probation:
             await self._sleep(_LOOK_S)
 
     async def _ask(self) -> None:
-        """The one question. A 403 of whatever kind says that it is not over; no answer says nothing."""
+        """The one question. A 403 of whatever kind says that it is not over; no answer, or a server's own trouble, says
+        nothing."""
         reservation = await self._reserved()
         try:
             reply = await self._upstream.probe(bybit.TIME_PATH)
             status = (await read_through(reply)).status
             reply.close()
+            trouble = f"http-{status}" if status >= _SERVERS_OWN or status == _PROTECTED else ""
         except UpstreamError as error:
-            pause_s = _PAUSES_S[min(self._unanswered, len(_PAUSES_S) - 1)]
-            self._unanswered += 1
-            self._log.warning("probe_unanswered", reason=error.reason, again_s=pause_s)
-            await self._sleep(pause_s)
-            return
+            status, trouble = 0, error.reason
         finally:
             await self._store.complete(reservation)
+        if trouble:
+            pause_s = _PAUSES_S[min(self._unanswered, len(_PAUSES_S) - 1)]
+            self._unanswered += 1
+            self._log.warning("probe_unanswered", reason=trouble, again_s=pause_s)
+            await self._sleep(pause_s)
+            return
         self._unanswered = 0
         self._log.info("probe_answered", status=status)
         if status == 403:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from policies.admission import WHOLE, Admission, Admitted, Charge, Quota, WindowKind, admit
+from policies.admission import WHOLE, Admission, Admitted, Charge, Deferred, Quota, WindowKind, admit
 from policies.pacing import LearnedWindow, Lesson
 from policies.restart import ColdStart, Snapshot, new_exact, restored, snapshot
 from policies.window import Window
@@ -14,6 +14,7 @@ from proxy.clock import Clock
 from proxy.egress import Egress, Trading
 from proxy.store import Reservation, Usage
 
+_GROWS_US: Final = 50_000
 _SWEEP_EVERY: Final = 1024
 """New windows between two looks for idle ones: the cost of forgetting is spread over the cost of remembering."""
 
@@ -23,6 +24,13 @@ class _Kept(NamedTuple):
 
     quota: Quota
     window: Window
+
+
+def sooner(admission: Admission, part: int) -> Admission:
+    """Where only a part of the address's windows may be used that part grows: no wait is foretold for long."""
+    if part == WHOLE or not isinstance(admission, Deferred) or not admission.binding.quota.of_address:
+        return admission
+    return admission._replace(wait_us=min(admission.wait_us, _GROWS_US))
 
 
 def usage_of(key: tuple[str, ...], quota: Quota, window: Window, now_us: int) -> Usage:
@@ -108,7 +116,7 @@ class MemoryStore:
         if isinstance(admission, Admitted):
             over = admission.over
             self._taken[reservation.id] = [state for state in states if state[0] not in over] if over else states
-        return admission
+        return sooner(admission, self._part())
 
     async def spend(self, charges: tuple[Charge, ...]) -> Admission:
         return self.spend_now(charges)

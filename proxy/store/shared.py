@@ -32,6 +32,7 @@ from proxy.store.endings import Endings
 from proxy.store.lessons import Lessons
 from proxy.store.local import LocalShare
 from proxy.store.members import Members
+from proxy.store.memory import sooner
 from proxy.store.remote import Banned, Ending, Granted, Holding, RemoteWindows, Void
 from proxy.tasks import TaskOwner
 
@@ -208,7 +209,7 @@ class SharedStore:
                     self._admitted(reservation, admitted, ended_by_reply=ended_by_reply, known=True)
                     return admitted._replace(filled=self._among(admitted.filled)) if admitted.filled else admitted
                 case Deferred():
-                    return self._jittered(answer)
+                    return sooner(self._jittered(answer), self._part())
                 case Holding(wait_us):
                     self._standing.holds(self._clock() + wait_us)
                     if self._mode is not Mode.HOLDING:

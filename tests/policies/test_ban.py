@@ -151,9 +151,5 @@ def test_without_a_ramp_the_whole_is_there_at_once() -> None:
     assert Ban(lifted_us=NOW).part(NOW, 0) == WHOLE
 
 
-# Fails: ZeroDivisionError. Instants that come from another gateway may lie a little ahead of our clock.
-@pytest.mark.xfail(
-    strict=True, raises=ZeroDivisionError, reason="`ramp: 0s` and a ban lifted a moment ahead of our clock"
-)
 def test_without_a_ramp_the_whole_is_there_before_our_clock_says_so() -> None:
     assert Ban(lifted_us=NOW).part(NOW - 1, 0) == WHOLE

@@ -266,7 +266,7 @@ def test_alone_nobody_else_is_seen_and_nothing_refused(
         limit,
         random.Random(1),
         leg=_in_turn(legs),
-        cost=_in_turn([min(cost, start, limit) for cost in costs]),
+        cost=_in_turn([min(cost, limit) for cost in costs]),
         start=min(start, limit),
         window=rounds,
     )

@@ -58,10 +58,16 @@ def test_reading_passes() -> None:
         ("/v5/spread/order/create", True),
         ("/v5/spread/order/amend", True),
         ("/v5/spread/order/cancel", False),
+        ("/v5/rfq/create-quote", True),
+        ("/v5/rfq/execute-quote", True),
+        ("/v5/rfq/cancel-all-quotes", False),
+        ("/v5//order/create", True),
+        ("//v5/order/create/", True),
+        ("/v5//order//cancel", False),
         ("/v5/spread/order/cancel-all", False),
         ("/v5/order/create-with-something-new", True),
         ("/v5/order/cancel-and-replace", True),  # it would place one
-        ("/v5/order/", True),
+        ("/v5/order/", False),  # nothing lies there
         ("/v5/order/create/", True),
         ("/v5/orders/create", False),
         ("/v5/order", False),

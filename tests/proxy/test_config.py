@@ -289,6 +289,10 @@ GOOD = [
 BEYOND_A_SCHEMA = {
     "header_of_nothing",
     "one_port_for_both",
+    "breaker_exempts_everything",
+    "breaker_exempts_what_nobody_asks",
+    "pacing_floor_above_ceiling",
+    "pacing_start_above_ceiling",
     "store_ca_without_tls",
     "store_key_without_certificate",
     "store_no_such_ca",
