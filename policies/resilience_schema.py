@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from policies.admission import Match
 from policies.circuit import CircuitRules
 from policies.published import Bounds
 from policies.retry import RetryRules
+from policies.routing import UNKNOWN, RouteTable
 from policies.schema import DurationUs, EndpointWords, MatchSection, PositiveDurationUs, Section
 
 TEN_MINUTES_US: Final = 600_000_000
@@ -49,6 +50,18 @@ class PaceSection(Section):
             raise ValueError(f"expected a floor of at most the ceiling, {ceiling}, got {self.floor}")
         if ceiling is not None and self.start is not None and self.start > ceiling:
             raise ValueError(f"expected a start of at most the ceiling, {ceiling}, got {self.start}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_bound(self, info: ValidationInfo) -> PaceSection:
+        routes: RouteTable | None = (info.context or {}).get("routes")
+        for route in () if routes is None else routes.routes:
+            if route.endpoint in self.endpoint and not route.limits:
+                raise ValueError(f"can never apply: {route.endpoint} is public, the exchange limits no account there")
+            if route.endpoint in self.endpoint and self.category is not None and not route.by_line:
+                raise ValueError(f"can never apply: {route.endpoint} has one limit for all categories")
+        if UNKNOWN in self.endpoint:
+            raise ValueError("can never apply: of endpoints that the table does not list nothing is learned")
         return self
 
     def compiled(self) -> Bounds:
