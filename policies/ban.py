@@ -46,6 +46,11 @@ def why_forbidden(body: bytes) -> Forbidden:
     return Forbidden.OTHER
 
 
+def longest_ban_us(ban_us: int) -> int:
+    """However many have followed each other."""
+    return ban_us << _MOST_DOUBLED
+
+
 @dataclass(frozen=True, slots=True)
 class Ban:
     """What is known of the bans of an address. Instants are microseconds of whoever keeps it."""

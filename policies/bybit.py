@@ -15,6 +15,8 @@ TIMESTAMP: Final = "X-BAPI-TIMESTAMP"
 SIGN: Final = "X-BAPI-SIGN"
 RECV_WINDOW: Final = "X-BAPI-RECV-WINDOW"
 
+SIGNING: Final = (API_KEY, TIMESTAMP, SIGN, RECV_WINDOW)
+
 LIMIT: Final = "X-Bapi-Limit"
 LIMIT_STATUS: Final = "X-Bapi-Limit-Status"
 LIMIT_RESET: Final = "X-Bapi-Limit-Reset-Timestamp"

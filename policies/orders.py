@@ -48,6 +48,10 @@ _BATCH: Final = {
 }
 
 
+_MOST_ITEMS: Final = 100
+"""The exchange takes 20 in a batch. What is longer than that by far it refuses, and nobody needs to look at each."""
+
+
 def concerns(path: str) -> bool:
     """Whether a path is one whose body must be looked at."""
     return path in _SINGLE or path in _BATCH
@@ -67,7 +71,7 @@ def operations(path: str, body: Mapping[str, Any]) -> tuple[Operation, ...]:
         return (_operation(single, category, body),)
     kind = _BATCH.get(path)
     items = body.get("request")
-    if kind is None or not isinstance(items, list):
+    if kind is None or not isinstance(items, list) or len(items) > _MOST_ITEMS:
         return ()
     return tuple(_operation(kind, category, item) for item in items if isinstance(item, dict))
 
@@ -77,7 +81,7 @@ def cost_of(path: str, body: Mapping[str, Any]) -> int:
     items = body.get("request")
     if path not in _BATCH or not isinstance(items, list) or body.get("category") == "option":
         return 1
-    return max(1, len(items))
+    return min(max(1, len(items)), _MOST_ITEMS)
 
 
 def must_wait(later: Operation, earlier: Operation) -> bool:

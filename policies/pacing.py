@@ -182,7 +182,7 @@ class LearnedWindow:
         else:
             self._hear_acceptance(lesson)
             if lesson.remaining == 0 and lesson.reset_us is not None:
-                self._block(lesson.reset_us, now_us)
+                self._block(min(lesson.reset_us, self.window_us), now_us)
         if lesson.limit is not None and lesson.remaining is not None and now_us - lesson.sent_us <= LONGEST_TRIP_US:
             own = self.own(lesson.sent_us)
             if lesson.limit - lesson.remaining > own:

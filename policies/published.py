@@ -21,6 +21,10 @@ _MARK: Final = "@"
 """No rule of an operator begins so."""
 
 
+_REFUSED: Final = ".refused"
+_REFUSED_ACCOUNT: Final = ".refused-account"
+
+
 class Bounds(NamedTuple):
     """What an operator says of the limits of some endpoints; None for a line that means all."""
 
@@ -46,9 +50,15 @@ def learned_quotas(routes: RouteTable, headroom_percent: int, bounds: Iterable[B
     }
 
 
-def refused_without_headers(endpoint: str) -> Quota:
-    """The quota of everybody on an endpoint that has refused without saying how much it allows."""
-    return _of_account(f"{_MARK}{endpoint}", AS_GOOD_AS_NONE, _SECOND_US, ("egress",))
+def refused_without_headers(endpoint: str, *, of_account: bool = False) -> Quota:
+    """The quota of everybody, or of an account, on an endpoint that has refused and whose limit is not known."""
+    name = f"{_MARK}{endpoint}{_REFUSED_ACCOUNT if of_account else _REFUSED}"
+    return _of_account(name, AS_GOOD_AS_NONE, _SECOND_US, ("api_key",) if of_account else ("egress",))
+
+
+def is_for_refusals_only(quota: Quota) -> bool:
+    """Nothing is known of its limit, and nothing learned: it only keeps the waits after refusals."""
+    return quota.name.endswith((_REFUSED, _REFUSED_ACCOUNT))
 
 
 def published(routes: RouteTable, endpoint: str, line: str) -> Rate | None:
@@ -65,7 +75,8 @@ def is_learned(rule: str) -> bool:
 
 def place_of(rule: str) -> tuple[str, str]:
     """Endpoint and business line of a learned rule."""
-    endpoint, _, line = rule.removeprefix(_MARK).partition(".")
+    plain = rule.removeprefix(_MARK).removesuffix(_REFUSED).removesuffix(_REFUSED_ACCOUNT)
+    endpoint, _, line = plain.partition(".")
     return endpoint, line
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import itertools
 import math
@@ -33,6 +34,7 @@ from proxy.wire import Whole, head
 Page = Callable[[], Awaitable[tuple[int, bytes, bytes]]]
 
 _MOST_BYTES: Final = 4 << 10
+_PATIENCE_S: Final = 5.0
 _JSON: Final = b"application/json; charset=utf-8"
 _LIMITS: Final = "/gateway/limits"
 _TRADING: Final = "/gateway/trading"
@@ -119,7 +121,9 @@ class Admin:
         if self._token is None or not request.raw_path.startswith("/gateway"):
             return True
         kind, _, given = request.headers.get("Authorization", "").partition(" ")
-        return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
+        return kind.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode("utf-8", "surrogateescape"), self._token
+        )
 
     async def _live(self) -> tuple[int, bytes, bytes]:
         """The process answers: that is all that liveness means."""
@@ -162,14 +166,15 @@ class Admin:
             remedy = "The trade switch needs a token: set admin.token, and send it as Authorization: Bearer ..."
             return errors.plain(403, "no-admin-token", remedy, request_id)
         try:
-            mode = TradingMode(orjson.loads(await request.content.read(_MOST_BYTES))["mode"])
-        except (ValueError, KeyError, TypeError):
+            mode = TradingMode(orjson.loads(await _short_body(request))["mode"])
+        except (ValueError, KeyError, TypeError, TimeoutError):
             words = " or ".join(f'{{"mode": "{mode.value}"}}' for mode in TradingMode)
             return errors.plain(400, "bad-mode", f"Expected {words}.", request_id)
-        trading = Trading(mode, self._clock())
+        # Whatever clock the last word was set by: this one is later.
+        trading = Trading(mode, max(self._clock(), self._egress.trading.set_us + 1))
         self._egress.hear_trading(trading)
         await self._store.news.switch(trading)
-        body = _json({"mode": mode.value})
+        body = _json({"mode": self._egress.trading.mode.value})
         lines = [(b"Content-Type", _JSON), (b"X-Gateway", b"own-page"), (b"X-Request-Id", request_id)]
         return Whole(head(200, [*lines, (b"Content-Length", b"%d" % len(body))]), body)
 
@@ -274,6 +279,15 @@ def reserved(raw_target: str) -> bool:
         return False
     path = raw_target.partition("?")[0]
     return any(path == own or path.startswith(f"{own}/") for own in _RESERVED)
+
+
+async def _short_body(request: web.BaseRequest) -> bytes:
+    """Whole, however it was cut on its way; of one that is too long only so much that it cannot be understood."""
+    body = b""
+    async with asyncio.timeout(_PATIENCE_S):
+        while len(body) <= _MOST_BYTES and (piece := await request.content.readany()):
+            body += piece
+    return body
 
 
 def _json(body: dict[str, Any]) -> bytes:

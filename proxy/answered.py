@@ -6,12 +6,18 @@ from typing import Final, NamedTuple
 
 from policies import bybit
 from proxy import coding
+from proxy.errors import BrokenAnswer
 from proxy.upstream import Reply
 
 _WHOLE_BYTES: Final = 256 << 10
 """Answers up to this length are read in one piece; longer ones stream."""
 _BEGINNING_BYTES: Final = 64 << 10
 """So much of an answer without a length is read before it is taken for a long one."""
+
+
+_FORBIDDEN: Final = 403
+_PATIENCE_S: Final = 1.0
+"""A 403 may be a ban: what it says must be known at once, whether it ends or not."""
 
 
 class Answered(NamedTuple):
@@ -32,6 +38,8 @@ async def read_through(reply: Reply) -> Answered:
     if not reply.has_body:
         reply.close()
         return Answered(reply, b"", b"", None)
+    if reply.status == _FORBIDDEN:
+        return await _read_refusal(reply)
     length = reply.length
     if length is None:
         raw = await reply.begin(_BEGINNING_BYTES)  # most answers without a length end soon as well
@@ -40,4 +48,12 @@ async def read_through(reply: Reply) -> Answered:
     if raw is None:
         return Answered(reply, None, b"", None)
     text = coding.decode_if_short(raw, reply.encoding)
+    return Answered(reply, raw, text, bybit.ret_code(text))
+
+
+async def _read_refusal(reply: Reply) -> Answered:
+    raw, whole = await reply.look(_WHOLE_BYTES, _PATIENCE_S)
+    text = coding.decode_if_short(raw, reply.encoding)
+    if not whole:
+        raise BrokenAnswer("upstream-truncated", forbidden=text or raw)
     return Answered(reply, raw, text, bybit.ret_code(text))

@@ -94,6 +94,7 @@ class App:
         if state_file is not None and isinstance(self.store, MemoryStore):
             budget = (config.egress.id, config.upstream.url)
             self.keeper = Keeper(state_file, budget, self.store, self.clock, self.egress)
+            self.egress.struck.append(self.keeper.note)
         self.breaker = Breaker(_circuit_rules(config), config.breaker.exempted(), self.clock)
         telemetry = Telemetry(self.metrics, self.clock)
         self.observer = Observer(

@@ -39,6 +39,10 @@ async def read_ask(request: web.BaseRequest, asked: Asked, limits: BodyLimits) -
     lines = headers.to_upstream(request.raw_headers, behind_proxy=asked.behind_proxy, bearer=asked.bearer)
     max_wait_us = _max_wait_us(request)
     body = await bodies.read(request, limits)
+    if asked.descriptor.signed:
+        for name in bybit.SIGNING:
+            if len(request.headers.getall(name, ())) > 1:  # which one counts is not for us to guess
+                raise Malformed(400, "bad-header", f"the header {name} stands there twice")
     descriptor, operations = understood(asked, body)
     timestamp_us = bybit.timestamp_us(request.headers) if descriptor.signed else None
     return Ask(descriptor, request.raw_path, lines, body, operations, timestamp_us, max_wait_us)

@@ -19,7 +19,7 @@ from policies.skew import Clock as Verdict
 from policies.skew import Skew
 from proxy.answered import Answered, read_through
 from proxy.ask import Ask
-from proxy.breaker import Breaker
+from proxy.breaker import Breaker, Tried
 from proxy.clock import Clock, Sleep
 from proxy.describe import claim_of
 from proxy.egress import Egress
@@ -38,8 +38,6 @@ AFTER_THE_CLIENT: Final = "after-the-client"
 """The name of tasks that wait for an answer nobody else waits for."""
 _GRACE_S: Final = 1.0
 """A request whose answer never came may still be on its way: its permit is held that much longer."""
-_MOST_ATTEMPTS: Final = 10
-"""Dead idle connections included."""
 _ORDER_LANE: Final = Charge(Quota("order-lane", 1, 1_000_000, (), refuse_with=RefuseWith.BYBIT), ("order-lane",), 1)
 """To blame when a request that must not be overtaken is not answered in time."""
 
@@ -138,14 +136,16 @@ class Attempts:
         wait until its last answer is here, not until its client has got it."""
         task: asyncio.Task[Answered] | None = None
         got: Answered | UpstreamError | None = None
-        counted = 0
+        counted, failure = 0, None
+        read = ask.descriptor.method in READS
         try:
             while True:
                 try:
                     permit = await self._acquire(ask, until_us, story)
                     if isinstance(permit, Refused):
                         return permit if got is None else _result(got)
-                    task = await self._begun(ask, permit, story)
+                    # One that had died idle is tried once more on a connection that had not.
+                    task = await self._begun(ask, permit, story, fresh=failure is Failure.IDLE_CONNECTION)
                 except (Banned, Broken, Halted):
                     if _was_sent(got):
                         return _result(got)
@@ -153,9 +153,11 @@ class Attempts:
                 latest = await self._finished(task, ask, story)
                 if isinstance(latest, NotSent) and _was_sent(got):
                     return _result(got)
+                if read and isinstance(latest, UpstreamError) and isinstance(got, Answered):
+                    return got  # what the exchange has said is worth more than what went wrong later
                 got = latest
                 failure = _failure(got, batch=is_batch(ask.descriptor.path))
-                # Connections that lay idle may all be dead: to find that out is not an attempt.
+                # To find out that a connection had died is not an attempt.
                 counted += failure is not Failure.IDLE_CONNECTION
                 if failure is None or not await self._again(failure, counted, ask, until_us, story):
                     return _result(got)
@@ -168,7 +170,7 @@ class Attempts:
 
     async def _again(self, failure: Failure, counted: int, ask: Ask, until_us: int, story: Story) -> bool:
         """Whether to send it once more, after the pause that belongs to it."""
-        if counted >= self.retries.attempts or self.retries.attempts == 1 or story.attempts >= _MOST_ATTEMPTS:
+        if counted >= self.retries.attempts or self.retries.attempts == 1:
             return False
         if not retry.may_repeat(failure, read=ask.descriptor.method in READS) or self._egress.banned:
             return False
@@ -195,19 +197,19 @@ class Attempts:
             raise Banned
         return permit
 
-    async def _begun(self, ask: Ask, permit: Permit, story: Story) -> asyncio.Task[Answered]:
+    async def _begun(self, ask: Ask, permit: Permit, story: Story, *, fresh: bool) -> asyncio.Task[Answered]:
         """On the wire in a task of its own, so that the permit is held until the answer is here, whoever has left.
 
         A connection that is cut when its client hangs up does not take the request back: it may still arrive, and be
-        counted, at any later time.
+        counted, at any later time. `fresh`: on a connection that has not lain idle.
         """
         try:
             self._may_be_sent(ask)  # it may have waited for seconds
-            self._breaker.take(ask.descriptor)
+            tried = self._breaker.take(ask.descriptor)
         except BaseException:
             await permit.refund()
             raise
-        work = self._on_the_wire(ask, permit, story)
+        work = self._on_the_wire(ask, permit, tried, story, fresh=fresh)
         return self._tasks.spawn(work, f"send {ask.descriptor.endpoint}", reported=False)
 
     async def _finished(self, task: asyncio.Task[Answered], ask: Ask, story: Story) -> Answered | UpstreamError:
@@ -219,29 +221,36 @@ class Attempts:
             self._tasks.spawn(self._after_the_client(task, ask, story.request_id), AFTER_THE_CLIENT)
             raise
 
-    async def _on_the_wire(self, ask: Ask, permit: Permit, story: Story) -> Answered:
+    async def _on_the_wire(self, ask: Ask, permit: Permit, tried: Tried, story: Story, *, fresh: bool) -> Answered:
         story.attempts += 1
         self._metrics.in_flight.inc()
         sent_us = self._clock()
         try:
             reply = await self._upstream.send(
-                ask.descriptor.method, ask.target, ask.headers, ask.body, within_us=self._within_us(ask, sent_us)
+                ask.descriptor.method,
+                ask.target,
+                ask.headers,
+                ask.body,
+                within_us=self._within_us(ask, sent_us),
+                fresh=fresh,
             )
             reply.sent_us, reply.received_us = sent_us, self._clock()
             self._metrics.duration.observe((story.endpoint,), reply.received_us - sent_us)
             answered = await read_through(reply)
         except NotSent as error:
-            self._breaker.failed(ask.descriptor, sent_us, of_ours=error.of_ours)
+            self._breaker.failed(tried, sent_us, of_ours=error.of_ours)
             await permit.refund()
             raise
-        except BrokenAnswer:
-            self._breaker.failed(ask.descriptor, sent_us)
+        except BrokenAnswer as error:
+            if error.forbidden is not None:
+                self._observer.forbidden(error.forbidden)
+            self._breaker.failed(tried, sent_us)
             await permit.complete()
             raise
         except BaseException as error:
             # A connection that had died while it lay idle says nothing of the upstream either.
             dead = isinstance(error, FateUnknown) and error.idle
-            self._breaker.failed(ask.descriptor, sent_us, of_ours=dead or not isinstance(error, UpstreamError))
+            self._breaker.failed(tried, sent_us, of_ours=dead or not isinstance(error, UpstreamError))
             self._tasks.spawn(_complete_later(permit), "late-completion")
             raise
         finally:
@@ -249,7 +258,7 @@ class Attempts:
             story.upstream_us += self._clock() - sent_us
         self._learn_time(answered)
         try:
-            await self._observer.observe(ask, permit, answered)
+            await self._observer.observe(ask, permit, answered, tried)
         finally:
             await permit.complete()  # it is by now, unless something went wrong
         return answered
@@ -301,7 +310,7 @@ def _failure(got: Answered | UpstreamError, *, batch: bool) -> Failure | None:
         case FateUnknown(idle=True):
             return Failure.IDLE_CONNECTION
         case BrokenAnswer():
-            return Failure.BROKEN_ANSWER
+            return Failure.BROKEN_ANSWER if got.forbidden is None else None
         case _:
             return Failure.NO_ANSWER
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -11,6 +11,14 @@ from policies.circuit import Circuit, CircuitRules, State
 from policies.descriptor import Descriptor
 from proxy.clock import Clock
 from proxy.errors import Broken
+
+
+class Tried(NamedTuple):
+    """A call that was let through: by which circuit, and whether as one of those that it counts when it is not closed.
+    A reload may change what is exempt before the call ends."""
+
+    circuit: Circuit | None
+    counts: bool
 
 
 class Breaker:
@@ -42,31 +50,35 @@ class Breaker:
         if circuit is not None and (wait_us := circuit.wait_us(self._clock())) and not self._is_exempt(descriptor):
             raise Broken(wait_us)
 
-    def take(self, descriptor: Descriptor) -> None:
-        """The same, and a place among those that try it again."""
+    def take(self, descriptor: Descriptor) -> Tried:
+        """The same, and a place among those that try it again. The answer goes to ended() or failed()."""
         circuit, now_us = self._circuit, self._clock()
-        if circuit is not None and not self._is_exempt(descriptor) and not circuit.take(now_us):
+        if circuit is None or self._is_exempt(descriptor):
+            return Tried(circuit, counts=False)
+        if not circuit.take(now_us):
             raise Broken(circuit.wait_us(now_us))
+        return Tried(circuit, counts=True)
 
-    def ended(self, descriptor: Descriptor, sent_us: int, *, failed: bool) -> None:
-        circuit, now_us = self._circuit, self._clock()
+    def ended(self, tried: Tried, sent_us: int, *, failed: bool) -> None:
+        circuit, now_us = tried.circuit, self._clock()
         if circuit is None:
             return
-        if circuit.state(now_us) is State.CLOSED or not self._is_exempt(descriptor):
+        if tried.counts or circuit.state(now_us) is State.CLOSED:
             circuit.ended(now_us, now_us - sent_us, failed=failed)
-            self._look(circuit.state(now_us))
+            self._look()
 
-    def failed(self, descriptor: Descriptor, sent_us: int, *, of_ours: bool = False) -> None:
+    def failed(self, tried: Tried, sent_us: int, *, of_ours: bool = False) -> None:
         """No answer. `of_ours`: and not because of the upstream."""
         if not of_ours:
-            self.ended(descriptor, sent_us, failed=True)
-        elif self._circuit is not None and not self._is_exempt(descriptor):
-            self._circuit.given_back(sent_us)
+            self.ended(tried, sent_us, failed=True)
+        elif tried.circuit is not None and tried.counts:
+            tried.circuit.given_back(sent_us)
 
     def _is_exempt(self, descriptor: Descriptor) -> bool:
         return any(match.accepts(descriptor) for match in self._exempt)
 
-    def _look(self, state: State) -> None:
+    def _look(self) -> None:
+        state = self.state
         if state is not self._shown:
             self._shown = state
             self._log.warning("breaker", state=state.name.lower())

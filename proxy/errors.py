@@ -53,7 +53,11 @@ class FateUnknown(UpstreamError):
 
 
 class BrokenAnswer(UpstreamError):
-    """The answer began and did not end."""
+    """The answer began and did not end. `forbidden`: what there was of the (decoded) body of a 403."""
+
+    def __init__(self, reason: str, *, forbidden: bytes | None = None) -> None:
+        super().__init__(reason)
+        self.forbidden = forbidden
 
 
 class Banned(Exception):

@@ -27,6 +27,7 @@ from proxy.store import Reservation, Store
 from proxy.tasks import TaskOwner
 
 _AFTER_FAILURE_S: Final = 0.1
+_LOOK_AGAIN_US: Final = 250_000
 
 
 class Claim(NamedTuple):
@@ -177,6 +178,11 @@ class Limiter:
                 spacing.completed(cost, now_us)
         if self._room.completed(reservation.charges):
             self._wake.set()
+        if lesson is not None and self._room:
+            # Its limit, what others use of it, its end: nothing that was foreseen of such a window holds any more.
+            learned = tuple(charge for charge in reservation.charges if charge.quota.window is WindowKind.LEARNED)
+            if self._room.refunded(learned):
+                self._wake.set()
 
     async def refund(self, reservation: Reservation) -> None:
         await self._store.refund(reservation)
@@ -267,6 +273,8 @@ class Limiter:
         poll_us = self._store.poll_us
         if not admission.in_flight:
             return self._clock() + admission.wait_us
+        if admission.binding.quota.window is WindowKind.LEARNED:
+            return self._clock() + _LOOK_AGAIN_US  # what is left to others may run out before the reply is here
         return UNTIL_COMPLETION if poll_us is None else self._clock() + poll_us
 
     async def _grant(self, ticket: Ticket, reservation: Reservation, admission: Admitted) -> None:

@@ -15,12 +15,12 @@ from policies.bybit import LimitHeaders
 from policies.descriptor import Descriptor, Outcome
 from policies.orders import is_batch
 from policies.pacing import FORGET_US
-from policies.published import refused_without_headers
+from policies.published import is_for_refusals_only, refused_without_headers
 from policies.retry import Failure, failure_of
 from proxy.accounts import Accounts
 from proxy.answered import Answered
 from proxy.ask import Ask
-from proxy.breaker import Breaker
+from proxy.breaker import Breaker, Tried
 from proxy.clock import Clock
 from proxy.egress import Egress
 from proxy.limiter import Permit
@@ -56,8 +56,8 @@ class Observer:
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._clock = clock
-        self._refusing: dict[str, tuple[int, Charge]] = {}
-        """Endpoints that have refused everybody without saying how much they allow: until when that is remembered."""
+        self._refusing: dict[tuple[str, str | None], tuple[int, Charge]] = {}
+        """Endpoints, and accounts, that were refused where no limit is known: until when that is remembered."""
         self._joined: dict[tuple[int, str], tuple[tuple[Charge, ...], tuple[Charge, ...]]] = {}
         self._warned_us: dict[tuple[str, ...], int] = {}
         self._log: Any = structlog.get_logger()
@@ -65,11 +65,15 @@ class Observer:
     def charges(self, descriptor: Descriptor, charges: tuple[Charge, ...]) -> tuple[Charge, ...]:
         """What a request spends, by the accounts as they are known and with endpoints that are backed off from."""
         charges = self._accounts.charges(charges)
-        if not self._refusing or (refusing := self._refusing.get(descriptor.endpoint)) is None:
+        if not self._refusing:
+            return charges
+        place = (descriptor.endpoint, descriptor.api_key)
+        refusing = self._refusing.get(place)
+        if refusing is None:
             return charges
         until_us, charge = refusing
         if self._clock() >= until_us:
-            del self._refusing[descriptor.endpoint]
+            del self._refusing[place]
             return charges
         known = self._joined.get((id(charges), descriptor.endpoint))
         if known is None or known[0] is not charges:  # one object for the same charges: the store knows them by it
@@ -78,15 +82,17 @@ class Observer:
             known = self._joined[id(charges), descriptor.endpoint] = (charges, (*charges, charge))
         return known[1]
 
-    async def observe(self, ask: Ask, permit: Permit, answered: Answered) -> None:
+    async def observe(self, ask: Ask, permit: Permit, answered: Answered, tried: Tried) -> None:
         """The permit ends here. What stops others from sending comes first, and without a suspension."""
         status, code, descriptor = answered.status, answered.ret_code, ask.descriptor
         self._telemetry.observe(Outcome(status, code))
         if status == 403:
-            self._forbidden(answered)
+            self.forbidden(answered.text)
         batch = is_batch(descriptor.path)
         failure = failure_of(status, code, batch=batch)
-        self._breaker.ended(descriptor, answered.reply.sent_us, failed=failure is Failure.FAILING)
+        # A 403 that nobody can read may be a ban: enough of them stop what is sent.
+        unreadable = status == 403 and not answered.text
+        self._breaker.ended(tried, answered.reply.sent_us, failed=failure is Failure.FAILING or unreadable)
         # Paths that are long retired answer 429 for ever: no reason to slow down everybody else.
         protected = failure is Failure.PROTECTED and descriptor.path.startswith(bybit.API_PREFIX)
         if protected and self._egress.cut(answered.reply.sent_us):
@@ -97,8 +103,9 @@ class Observer:
                 self._learned_whose()
         await self._teach(descriptor, permit, answered, batch=batch)
 
-    def _forbidden(self, answered: Answered) -> None:
-        why = why_forbidden(answered.text)
+    def forbidden(self, text: bytes) -> None:
+        """A 403 that says this, be it all or only a part."""
+        why = why_forbidden(text)
         self._metrics.forbidden.labels(why.value).inc()
         if why is Forbidden.BAN:
             self._egress.strike()
@@ -108,8 +115,7 @@ class Observer:
         learned = [charge for charge in permit.reservation.charges if charge.quota.window is WindowKind.LEARNED]
         headers = answered.reply.headers
         told = bybit.limit_headers(headers) if learned or refused else None
-        everybody = bool(refused) and self.paced and not learned
-        if everybody:
+        if refused and self.paced and not learned:
             charge = self._backed_off(descriptor)
             permit.also(charge)
             learned = [charge]
@@ -125,18 +131,22 @@ class Observer:
             refused=refused,
             chance=random.randrange(1_000_000),  # noqa: S311  # so that not all come back at once
         )
-        if everybody:  # the limit of one is not the limit of all
+        known_endpoint = not is_for_refusals_only(learned[0].quota)
+        if not known_endpoint:  # the limit of one path, or of one account, is not the limit of all
             lesson = lesson._replace(limit=None, remaining=None)
         await permit.complete(lesson)
-        if told is not None and not everybody:
+        if told is not None and known_endpoint:
             self._warn(learned[0], told)
 
     def _backed_off(self, descriptor: Descriptor) -> Charge:
-        """Everybody on this endpoint goes slower from now on: nobody knows whose limit it was."""
-        quota = refused_without_headers(descriptor.endpoint)
-        known = self._refusing.get(descriptor.endpoint)
-        charge = Charge(quota, (quota.name, descriptor.egress), 1) if known is None else known[1]
-        self._refusing[descriptor.endpoint] = (self._clock() + FORGET_US, charge)
+        """This account on this endpoint goes slower from now on; everybody, where it was no account's request."""
+        place = (descriptor.endpoint, descriptor.api_key)
+        quota = refused_without_headers(descriptor.endpoint, of_account=descriptor.api_key is not None)
+        known = self._refusing.get(place)
+        charge = Charge(quota, (quota.name, descriptor.api_key or descriptor.egress), 1) if known is None else known[1]
+        if len(self._refusing) >= _WARNED:
+            self._refusing.clear()
+        self._refusing[place] = (self._clock() + FORGET_US, charge)
         self._metrics.backed_off.labels(descriptor.endpoint).inc()
         return charge
 

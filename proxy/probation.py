@@ -26,8 +26,10 @@ _LOOK_S: Final = 0.5
 """How often a gateway looks whether its turn to ask has come, or another's question was answered."""
 _PAUSES_S: Final = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Before another question, when one was not answered at all."""
-_PROTECTED: Final = 429
-_SERVERS_OWN: Final = 500
+_FORBIDDEN: Final = 403
+_PROBE_S: Final = 20.0
+_LEADS_US: Final = 35_000_000
+"""So long whoever was chosen to ask goes on asking: less than the store keeps the others from it."""
 _ROOM_S: Final = 0.05
 
 
@@ -54,6 +56,7 @@ class Probation:
         self._sleep = sleep
         self._began = asyncio.Event()
         self._unanswered = 0
+        self._leads_until_us = 0
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count()
         self._log: Any = structlog.get_logger()
@@ -67,7 +70,11 @@ class Probation:
             await self._began.wait()
             self._began.clear()
             while self._egress.banned:
-                await self._wait_and_ask()
+                try:
+                    await self._wait_and_ask()
+                except Exception as error:  # noqa: BLE001  # whatever it is: nobody else would end the ban
+                    self._log.error("probation_failed", error=type(error).__name__)
+                    await self._sleep(_PAUSES_S[0])
 
     def _announce(self) -> None:
         self._tasks.spawn(self._store.news.strike(self._egress.rules.ban_us), "announce-ban")
@@ -76,22 +83,28 @@ class Probation:
         left_us = self._egress.ban_left_us
         if left_us:
             await self._sleep(min(left_us / 1e6, _LOOK_S))
+        elif self._clock() < self._leads_until_us:
+            await self._ask()
         elif await self._store.news.may_probe():
+            self._leads_until_us = self._clock() + _LEADS_US
             await self._ask()
         else:
             await self._sleep(_LOOK_S)
 
     async def _ask(self) -> None:
-        """The one question. A 403 of whatever kind says that it is not over; no answer, or a server's own trouble, says
-        nothing."""
+        """The one question. A 403 of whatever kind says that it is not over, the exchange's own answer that it is; all
+        else says nothing."""
         reservation = await self._reserved()
         try:
-            reply = await self._upstream.probe(bybit.TIME_PATH)
-            status = (await read_through(reply)).status
-            reply.close()
-            trouble = f"http-{status}" if status >= _SERVERS_OWN or status == _PROTECTED else ""
-        except UpstreamError as error:
-            status, trouble = 0, error.reason
+            async with asyncio.timeout(_PROBE_S):
+                reply = await self._upstream.probe(bybit.TIME_PATH)
+                answered = await read_through(reply)
+                reply.close()
+            status = answered.status
+            # A page of somebody in between is no answer of the exchange.
+            trouble = "" if status == _FORBIDDEN or answered.ret_code == bybit.OK else f"http-{status}"
+        except (UpstreamError, TimeoutError) as error:
+            status, trouble = 0, error.reason if isinstance(error, UpstreamError) else "upstream-timeout"
         finally:
             await self._store.complete(reservation)
         if trouble:
@@ -102,7 +115,8 @@ class Probation:
             return
         self._unanswered = 0
         self._log.info("probe_answered", status=status)
-        if status == 403:
+        self._leads_until_us = 0
+        if status == _FORBIDDEN:
             self._egress.strike()
         else:
             await self._store.news.lift()  # first: what is sent next is granted there

@@ -84,6 +84,21 @@ class Reply:
             raise BrokenAnswer(_name(error)) from None
         return None
 
+    async def look(self, most_bytes: int, patience_s: float) -> tuple[bytes, bool]:
+        """What comes of the body within so many seconds, and whether that is all of it."""
+        got: list[bytes] = []
+        try:
+            async with asyncio.timeout(patience_s):
+                while sum(map(len, got)) < most_bytes:
+                    piece = await self._response.content.readany()
+                    if not piece:
+                        return b"".join(got), True
+                    got.append(piece)
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            pass
+        self._response.close()
+        return b"".join(got), False
+
     async def pieces(self) -> AsyncIterator[bytes]:
         for piece in self._begun:
             yield piece
@@ -109,6 +124,8 @@ class _Shut(aiohttp.ClientConnectionError):
 
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
 """Whether the present attempt was given a connection that had lain idle."""
+_fresh: ContextVar[bool] = ContextVar("fresh", default=False)
+"""Whether the present attempt wants one that has not."""
 _probing: ContextVar[bool] = ContextVar("probing", default=False)
 """Whether the present attempt is the one that is made while the pool is shut."""
 
@@ -139,13 +156,14 @@ class _FreshConnector(aiohttp.TCPConnector):
         return connection
 
     async def _get(self, key: Any, traces: Any) -> Connection | None:
-        while True:
+        while not _fresh.get():
             connection = await super()._get(key, traces)
             if connection is None or connection.protocol is None or not connection.protocol.should_close:
                 if connection is not None:
                     _reused.set(True)
                 return connection
             connection.close()
+        return None
 
     def close_idle(self) -> None:
         """aiohttp has no public way to do this without ending what is in use."""
@@ -218,14 +236,22 @@ class Upstream:
             _probing.reset(token)
 
     async def send(
-        self, method: str, target: str, headers: CIMultiDict[str], body: bytes, *, within_us: int | None = None
+        self,
+        method: str,
+        target: str,
+        headers: CIMultiDict[str],
+        body: bytes,
+        *,
+        within_us: int | None = None,
+        fresh: bool = False,
     ) -> Reply:
         """One attempt. Raises NotSent or FateUnknown; an answer of any status is an answer.
 
-        `within_us`: it must leave in this time, or not at all.
+        `within_us`: it must leave in this time, or not at all. `fresh`: on a connection that has not lain idle.
         """
         assert self._session is not None, "not entered"  # noqa: S101
         _reused.set(False)
+        _fresh.set(fresh)
         try:
             response = await self._session.request(
                 method,

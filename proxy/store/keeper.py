@@ -20,7 +20,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from policies.admission import Quota, WindowKind
-from policies.ban import Ban
+from policies.ban import Ban, longest_ban_us
 from policies.restart import Beginning, ColdStart, Found, Snapshot, beginning, longest_us
 from policies.sharing import exact
 from policies.trading import TradingMode
@@ -121,9 +121,7 @@ class Keeper:
         """Before the first request: go on where the last gateway stopped, or hold for what it may have sent."""
         found, record = self._find()
         if record is not None and record.egress is not None:
-            kept = record.egress
-            self._egress.hear_ban(Ban(kept.until_us, kept.begun_us, kept.times, kept.lifted_us))
-            self._egress.hear_trading(Trading(kept.trading, kept.set_us))
+            self._take_egress(record.egress)
         away_us = None if record is None else self._away_us(record)
         match beginning(found, away_us, longest_us(rules)):
             case Beginning.RESTORED if record is not None and away_us is not None:
@@ -139,6 +137,10 @@ class Keeper:
         while self._file is not None:
             await self._sleep(SIGN_S)
             await asyncio.to_thread(self._give_sign)
+
+    def note(self) -> None:
+        """Something has happened that must not be forgotten: not only with the next sign of life."""
+        self._give_sign(sync=True)
 
     def end(self, rules: Sequence[Quota], hashes: str) -> None:
         """After the last request. What is still in flight is written down as completed now."""
@@ -243,6 +245,13 @@ class Keeper:
 
     def _sign(self) -> bytes:
         return _text(self._moment(), "running", egress=self._of_egress())
+
+    def _take_egress(self, kept: _Egress) -> None:
+        """The clock of then may have been ahead of ours: no ban lasts longer than one that begins now."""
+        now_us = self._clock()
+        until_us = min(kept.until_us, now_us + longest_ban_us(self._egress.rules.ban_us))
+        self._egress.hear_ban(Ban(until_us, min(kept.begun_us, now_us), kept.times, min(kept.lifted_us, now_us)))
+        self._egress.hear_trading(Trading(kept.trading, min(kept.set_us, now_us)))
 
     def _of_egress(self) -> dict[str, Any]:
         ban, trading = self._egress.ban, self._egress.trading

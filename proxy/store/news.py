@@ -15,6 +15,7 @@ from proxy.egress import Egress, Trading
 from proxy.store.client import StoreLost
 from proxy.store.remote import RemoteWindows
 
+_SAME_US: Final = 1_000_000
 _PROBE_US: Final = 40_000_000
 """Longer than any question takes: then another one may ask."""
 
@@ -50,15 +51,13 @@ class News:
 
     async def switch(self, trading: Trading) -> None:
         with suppress(StoreLost):
-            await self._remote.switch(trading)
+            latest = await self._remote.switch(trading)
+            if latest is not None and self._egress is not None:
+                self._egress.hear_trading(latest)
 
     async def tell_accounts(self) -> None:
         with suppress(StoreLost):
             await self._exchange_accounts()
-
-    def refused(self, wait_us: int) -> None:
-        """The store grants nothing because of a ban. Since when is heard with the next sign of life."""
-        self._hear(Ban(self._clock() + max(wait_us, 1), 0, 1, 0))
 
     async def heard(self, words: Sequence[Any]) -> None:
         """With a sign of life: until, begun, times, lifted; when the switch was set, mode; the version of the accounts.
@@ -69,7 +68,8 @@ class News:
         ban = self._remote.ban_of(words[:4])
         self._hear(ban)
         ours = egress.ban
-        if ours.stands and not ban.stands and ban.lifted_us <= ours.begun_us:
+        unknown = not ban.stands and ban.lifted_us <= ours.begun_us
+        if ours.stands and (unknown or ours.until_us > ban.until_us + _SAME_US):
             await self._remote.remember_ban(ours)  # it has lost it, or was away when we found out
         elif ban.stands and not ours.stands:
             await self._remote.lift()  # it was away when we found out
@@ -77,7 +77,7 @@ class News:
         if trading is not None:
             egress.hear_trading(trading)
         if egress.trading.set_us and (trading is None or trading.set_us < egress.trading.set_us - 1_000):
-            await self._remote.switch(egress.trading)
+            await self._remote.switch(egress.trading, again=True)
 
         if int(words[6]) != self._version:
             await self._exchange_accounts()

@@ -237,9 +237,11 @@ class RemoteWindows:
     async def lift(self) -> None:
         await self.link.call(Call(LIFT, [self.state], [self._now_or_zero()]))
 
-    async def switch(self, trading: Trading) -> None:
-        args = [self._now_or_zero(), trading.set_us + self.offset_us, trading.mode.value]
-        await self.link.call(Call(SWITCH, [self.state], args))
+    async def switch(self, trading: Trading, *, again: bool = False) -> Trading | None:
+        """The answer is the latest word. `again`: it is told again, and was not set just now."""
+        args = [self._now_or_zero(), trading.set_us + self.offset_us, trading.mode.value, int(not again)]
+        answer = await self.link.call(Call(SWITCH, [self.state], args))
+        return self.trading_of(answer[1], answer[2])
 
     def trading_of(self, set_at: bytes, mode: bytes) -> Trading | None:
         """As the scripts say it; None where nobody has ever set it."""

@@ -216,8 +216,7 @@ class SharedStore:
                         self._members.hurry()  # what is in flight must be entered again
                     return await self._reserve_alone(reservation, ended_by_reply=ended_by_reply)
                 case Banned(wait_us):
-                    self.news.refused(wait_us)
-                    self._members.hurry()
+                    self._members.hurry()  # to hear since when, and until when
                     return Deferred(max(wait_us, _UNTOLD_US), reservation.charges[0])
                 case Void():
                     continue

@@ -255,3 +255,24 @@ async def test_a_ban_that_redis_could_not_be_told_of_is_told_when_it_is_back() -
     assert alone == [True, False, False]
     assert told == ["banned"] * 3
     assert arrived == 1
+
+
+async def test_a_ban_ends_although_nobody_is_left_who_was_told_of_it_by_the_exchange(redis: RedisServer) -> None:
+    """The one that was banned has gone, and Redis has forgotten: the others know, a newcomer hears it, one asks."""
+    async with (
+        FakeBybit(settings=exchange_settings(THEIR_BAN_US)) as exchange,
+        gateway(exchange.url, limits=LIMITS, store__url=redis.url, pacing__ban="2s") as one,
+        new_session() as session,
+    ):
+        async with gateway(exchange.url, limits=LIMITS, store__url=redis.url, pacing__ban="2s") as told_first:
+            exchange.faults.add({"kind": "ban", "count": 1})
+            await Client(session, told_first).get(TICKERS)
+            await until(lambda: one.egress.banned, "word of the ban")
+        with redis.client() as client:
+            client.flushall()
+        await asyncio.sleep(ONE_BEAT_S)  # what has been forgotten is told again
+        async with gateway(exchange.url, limits=LIMITS, store__url=redis.url, pacing__ban="2s") as newcomer:
+            assert newcomer.egress.banned
+            await until(lambda: not one.egress.banned and not newcomer.egress.banned, "the end of the ban")
+            assert (await Client(session, newcomer).get(TICKERS)).status == 200
+        assert len(questions(exchange)) == 1

@@ -173,6 +173,6 @@ def test_categories_become_lines_and_the_smaller_of_two_counts() -> None:
 def test_an_endpoint_that_refused_without_a_word_has_a_window_for_everybody() -> None:
     one = refused_without_headers("kline")
 
-    assert (one.name, one.partition, one.limit) == ("@kline", ("egress",), AS_GOOD_AS_NONE)
+    assert (one.name, one.partition, one.limit) == ("@kline.refused", ("egress",), AS_GOOD_AS_NONE)
     assert one.window is WindowKind.LEARNED
     assert place_of(one.name) == ("kline", "")

@@ -28,6 +28,8 @@ BAN_US = 2_000_000
 KLINE = "/v5/market/kline?category=linear&symbol=BTCUSDT&interval=1&limit=3"
 CLOSED = f"{KLINE}&start=1700000000000&end=1700000060000"
 UNKNOWN_KLINE = "/v5/market/kline?category=linear&symbol=ETHUSDT&interval=1&limit=3"
+_TIME_BODY = b'{"retCode":0,"retMsg":"OK","result":{},"retExtInfo":{},"time":1700000000000}'
+THE_TIME = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(_TIME_BODY), _TIME_BODY)
 BANNED = b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nContent-Length: 19\r\n\r\naccess too frequent"
 
 
@@ -318,7 +320,7 @@ async def test_a_question_without_an_answer_is_asked_again_later() -> None:
             asked.append(now_us())
             writer.transport.abort()
         else:
-            await answer_ok(request, writer)
+            writer.write(THE_TIME)
 
     async with (
         recorder(answer) as upstream,
@@ -371,3 +373,50 @@ async def test_after_a_ban_the_budget_grows_from_a_quarter_to_the_whole() -> Non
     assert whole == 1
     assert exchange.books.ip.breaches == 0
     assert exchange.books.ip.max_in_window() <= LIMIT
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"HTTP/1.1 403 Forbidden\r\n\r\naccess too frequent", id="without an end"),
+        pytest.param(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 99\r\n\r\naccess too frequent", id="cut short"),
+    ],
+)
+async def test_a_ban_is_heard_although_its_answer_does_not_end(raw: bytes) -> None:
+    """Nothing is sent again, and nothing more."""
+    async with recorder(answering(raw)) as upstream, gateway(upstream.url) as app, new_session() as session:
+        client = Client(session, app)
+        told = [await client.get(TICKERS) for _ in range(5)]
+
+        assert app.egress.banned
+        assert [each.gateway for each in told[1:]] == ["banned"] * 4
+        assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", id="404"),
+        pytest.param(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", id="502"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", id="a page"),
+    ],
+)
+async def test_only_the_exchange_itself_can_lift_a_ban(raw: bytes) -> None:
+    """What somebody in between says proves nothing."""
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.05))
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(raw if request.target == TIME.encode() else BANNED)
+
+    async with (
+        recorder(answer) as upstream,
+        in_a_hurry(upstream.url, sleep, pacing__ban="50ms", pacing__ramp="0s") as app,
+        new_session() as session,
+    ):
+        client = Client(session, app)
+        await client.get(TICKERS)
+        await until(lambda: len(upstream.seen) >= 4, "three questions")
+
+        assert app.egress.banned

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from policies.admission import Match
 from proxy.app import App
 from tests.conversation import CREATE, TICKERS, TIME, Client, arrivals, new_session, until
 from tests.fake_bybit import FakeBybit
@@ -18,7 +19,7 @@ from tests.gateway_fixture import gateway
 from tests.proxy.test_failures import closed_port
 from tests.proxy.test_log import Captured, captured
 from tests.proxy.test_reload import File, file, reload, running
-from tests.recorder import Recorder, Seen, answer_ok, answering, recorder
+from tests.recorder import OK, Recorder, Seen, answer_ok, answering, recorder
 
 __all__ = ["captured", "file"]
 
@@ -283,7 +284,7 @@ async def test_connections_that_died_idle_are_no_sign_of_trouble() -> None:
     assert state == CLOSED
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 429])
+@pytest.mark.parametrize("status", [400, 401, 404, 429])
 async def test_answers_that_blame_the_client_do_not_open_it(status: int) -> None:
     raw = b"HTTP/1.1 %d Oops\r\nContent-Length: 0\r\n\r\n" % status
     async with recorder(answering(raw)) as upstream, quick(upstream.url) as app, new_session() as session:
@@ -341,3 +342,45 @@ async def test_a_reload_changes_its_rules(file: File, tmp_path: Path) -> None:
     assert other == [CLOSED, CLOSED, OPEN]
     assert off == CLOSED
     assert told == [None] * 3 * CALLS
+
+
+async def test_a_403_that_nobody_can_read_may_be_a_ban() -> None:
+    """Enough of them, and nothing is sent for a while."""
+    raw = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+    async with recorder(answering(raw)) as upstream, quick(upstream.url) as app, new_session() as session:
+        client = Client(session, app)
+        for _ in range(3 * CALLS):
+            await client.get(TICKERS)
+
+        assert await client.metric(STATE) == OPEN
+        assert not app.egress.banned
+
+
+async def test_a_trial_that_a_reload_has_exempted_is_a_trial_still() -> None:
+    """Whatever is exempt when it ends: it frees the place that it took."""
+    hold, held = asyncio.Event(), 0
+
+    async def slowly(_: Seen, writer: asyncio.StreamWriter) -> None:
+        nonlocal held
+        held += 1
+        await hold.wait()
+        writer.write(OK)
+
+    async with (
+        recorder() as upstream,
+        quick(upstream.url, breaker__probes="1", breaker__open="50ms") as app,
+        new_session() as session,
+    ):
+        client = Client(session, app)
+        failing(upstream)
+        for _ in range(CALLS):
+            await client.get(TICKERS)
+        await until(lambda: app.breaker.state == HALF_OPEN, "the time of trial")
+        upstream.answer = slowly
+        async with asyncio.TaskGroup() as group:
+            group.create_task(client.get(TICKERS))
+            await until(lambda: held == 1, "the trial")
+            app.breaker.adopt(app.breaker._circuit.rules, (Match(endpoint=frozenset({"tickers"})),))
+            hold.set()
+
+        assert app.breaker.state == CLOSED

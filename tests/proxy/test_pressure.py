@@ -41,7 +41,7 @@ async def test_a_public_endpoint_that_refuses_everybody_is_left_alone_for_a_whil
         await until(lambda: exchange.books.endpoint.refused == 7, "the refusals")
         refused_us = now_us()
         exchange.settings.endpoint_limit = 0
-        row = (await client.limits())["@kline"]
+        row = (await client.limits())["@kline.refused"]
         other = await client.get(TICKERS)
         told = [await task for task in asked]
         backed_off = await client.metric('gateway_backed_off_total{endpoint="kline"}')
@@ -74,7 +74,7 @@ async def test_a_refusal_of_everybody_is_no_matter_of_accounts() -> None:
 
     assert codes == [0, 10006]
     assert limits["bybit-ip"]["limit"] == 600
-    assert {rule for rule in limits if rule.startswith("@")} == {"@kline"}
+    assert {rule for rule in limits if rule.startswith("@")} == {"@kline.refused"}
     assert part == 1
 
 

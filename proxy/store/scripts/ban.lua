@@ -11,8 +11,10 @@ local times, lifted = tonumber(kept[3] or 0), tonumber(kept[4] or 0)
 local function long(count) return tonumber(ARGV[2]) * 2 ^ math.min(math.max(count - 1, 0), MOST_DOUBLED) end
 
 if ARGV[3] == '1' then
-  if ends == 0 and tonumber(ARGV[5]) > lifted then
+  if ends == 0 and tonumber(ARGV[5]) >= lifted then
     ends, begun, times = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+  elseif ends > 0 then
+    ends = math.max(ends, tonumber(ARGV[4]))
   end
 elseif ends > now then
   ends = math.max(ends, now + long(times))

@@ -54,7 +54,7 @@ else
   if sent >= struck then strikes = 0 end
   since = since + accepted
   if since >= SELDOM then since, caution = 0, math.max(0, caution - 1) end
-  if remaining == 0 and reset >= 0 then block(reset) end
+  if remaining == 0 and reset >= 0 then block(math.min(reset, w.us)) end
 end
 
 local seen = {}
