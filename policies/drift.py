@@ -55,10 +55,10 @@ def opinions(learned: Iterable[tuple[Quota, Learned]], rules: Sequence[Quota], r
 
 
 def as_yaml(found: Iterable[Opinions]) -> str:
-    """What an operator can paste so that the gateway begins with what it has learned, and goes no higher."""
+    """What an operator can paste so that the gateway begins with what it has learned. No ceiling: a limit may rise."""
     rows = [
         f"    - {{endpoint: {each.endpoint}, {f'category: {each.line}, ' if each.line else ''}"
-        f"start: {each.learned.limit}, ceiling: {each.learned.limit}}}"
+        f"start: {each.learned.limit}}}"
         f"  # in {duration_text(each.learned.window_us)}"
         for each in found
         if each.drifts

@@ -111,7 +111,7 @@ def _explain(options: argparse.Namespace, config: Config, routes: RouteTable) ->
         headers.add(name.strip(), value.strip())
     try:
         body = Path(options.body[1:]).read_bytes() if options.body[:1] == "@" else options.body.encode()
-        usage = None if options.gateway is None else _usage(options.gateway)
+        usage = None if options.gateway is None else _usage(options.gateway, config)
     except (OSError, ValueError) as error:
         print(f"cannot be explained: {error}", file=sys.stderr)
         return _BAD_CONFIG
@@ -122,10 +122,13 @@ def _explain(options: argparse.Namespace, config: Config, routes: RouteTable) ->
     return 0 if explanation.fate.forwarded else _REFUSED
 
 
-def _usage(gateway: str) -> list[Mapping[str, Any]]:
+def _usage(gateway: str, config: Config) -> list[Mapping[str, Any]]:
     if not gateway.startswith(("http://", "https://")):
         raise ValueError(f"--gateway takes a base URL such as http://127.0.0.1:8080, got {gateway!r}")
-    with urllib.request.urlopen(f"{gateway.rstrip('/')}/gateway/limits", timeout=5) as answer:  # noqa: S310  # checked
+    asked = urllib.request.Request(f"{gateway.rstrip('/')}/gateway/limits")  # noqa: S310  # checked
+    if config.admin.token is not None:
+        asked.add_header("Authorization", f"Bearer {config.admin.token.get_secret_value()}")
+    with urllib.request.urlopen(asked, timeout=5) as answer:  # noqa: S310  # checked
         rows: list[Mapping[str, Any]] = json.load(answer)["limits"]
         return rows
 
@@ -192,7 +195,9 @@ def _add_explain(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="for scripts")
     parser.add_argument(
-        "--gateway", metavar="URL", help="of a running gateway: tell how much of each rule is used there now"
+        "--gateway",
+        metavar="URL",
+        help="of a running gateway: how much of each rule is used there now (asked with the admin.token configured)",
     )
 
 

@@ -190,6 +190,8 @@ class Admin:
     def _row(self, usage: Usage) -> dict[str, Any]:
         quota, key = usage.quota, usage.charge_key
         capacity = usage.capacity
+        if quota.of_address:  # less of it may be used after a ban, and while the exchange protects itself
+            capacity = max(1, capacity * self._egress.part() // WHOLE)
         percentage = round(100 * usage.used / max(1, capacity), 2)
         limit = quota.limit if usage.learned is None else usage.learned.limit
         row = {

@@ -271,3 +271,15 @@ async def test_the_command_asks_a_running_gateway(capsys: pytest.CaptureFixture[
     assert (rules["per-ip"]["used"], rules["per-ip"]["remaining"]) == (3, 297)
     assert (rules["bybit-ip"]["used"], rules["bybit-ip"]["remaining"]) == (3, 597)
     assert (rules["other-market"]["limit"], rules["other-market"]["used"] <= 3) == (100, True)
+
+
+async def test_a_running_gateway_that_asks_for_a_token_is_shown_the_one_of_the_configuration(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "correct-horse-battery-staple"
+    async with recorder() as upstream, gateway(upstream.url, admin__token=token) as app:
+        asked = ["explain", "GET", "/v5/market/time", "--gateway", url(app), "--json"]
+        assert await asyncio.to_thread(main, asked) == 2
+        monkeypatch.setenv("GATEWAY__ADMIN__TOKEN", token)
+        assert await asyncio.to_thread(main, asked) == 0
+    assert token not in "".join(capsys.readouterr())
