@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+
+from redis import exceptions as redis_errors
 
 from tests.redis_servers.server import RedisServer
 from tests.redis_servers.waiting import wait_until
@@ -17,6 +20,8 @@ QUORUM = 2
 # second between two INFO, it would find no replica fit to promote. Unless told: 1000, 10000 and 2000.
 PERIODS_MS = {"PING-PERIOD": 300, "INFO-PERIOD": 1000, "PUBLISH-PERIOD": 250}
 DOWN_AFTER_MS = 800
+_GIVEN_UP_S = 8.0
+"""A failover that has not come about by then never will."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,16 @@ class SentinelTrio:
     def wait_for_another_primary(self, than: RedisServer) -> RedisServer:
         """Until every running sentinel names the same one, and it is a primary in its own eyes."""
         other = next(server for server in self.servers if server is not than)
+        asked = time.monotonic()
 
         def promoted() -> bool:
+            nonlocal asked
             named = {self._named_by(sentinel).port for sentinel in self.sentinels if sentinel.running}
+            if named == {than.port} and than.running and time.monotonic() - asked > _GIVEN_UP_S:
+                # Sentinels give a failover up when their votes cross; nobody but us would begin another.
+                asked = time.monotonic()
+                with suppress(redis_errors.RedisError):
+                    self.failover()
             with other.client() as redis:
                 return named == {other.port} and redis.info("replication")["role"] == "master"
 
