@@ -119,7 +119,8 @@ async def test_sentinels_promote_another_primary(how: str) -> None:
                 old = await asyncio.to_thread(redis.kill_primary)
                 await asyncio.to_thread(redis.wait_for_another_primary, old)
             else:
-                await asyncio.to_thread(redis.failover)
+                old = await asyncio.to_thread(redis.failover)
+                await asyncio.to_thread(redis.wait_for_another_primary, old)
             await judge(running, broken, time.monotonic())
 
 
