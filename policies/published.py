@@ -61,18 +61,6 @@ def is_for_refusals_only(quota: Quota) -> bool:
     return quota.name.endswith((_REFUSED, _REFUSED_ACCOUNT))
 
 
-def published(routes: RouteTable, endpoint: str, line: str) -> Rate | None:
-    """The figure of the table."""
-    for route in routes.routes:
-        if route.endpoint == endpoint:
-            return dict(route.limits).get(line)
-    return None
-
-
-def is_learned(rule: str) -> bool:
-    return rule.startswith(_MARK)
-
-
 def place_of(rule: str) -> tuple[str, str]:
     """Endpoint and business line of a learned rule."""
     plain = rule.removeprefix(_MARK).removesuffix(_REFUSED).removesuffix(_REFUSED_ACCOUNT)

@@ -70,10 +70,6 @@ class Egress:
         now_us = self._clock()
         return self.ban.part(now_us, self.rules.ramp_us) * self._throttle.now(now_us) // WHOLE
 
-    @property
-    def throttled_to(self) -> float:
-        return self._throttle.now(self._clock()) / WHOLE
-
     def strike(self) -> None:
         """The exchange has banned the address, or says so again."""
         self._become(self.ban.struck(self._clock(), self.rules.ban_us), "exchange")
