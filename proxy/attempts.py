@@ -256,16 +256,16 @@ class Attempts:
         finally:
             self._metrics.in_flight.dec()
             story.upstream_us += self._clock() - sent_us
-        self._learn_time(answered)
+        self.learn_time(answered, answered.text)
         try:
             await self._observer.observe(ask, permit, answered, tried)
         finally:
             await permit.complete()  # it is by now, unless something went wrong
         return answered
 
-    def _learn_time(self, answered: Answered) -> None:
-        """What the stamp in a body says of the exchange's clock."""
-        stamp_ms = bybit.server_ms(answered.text)
+    def learn_time(self, answered: Answered, text: bytes) -> None:
+        """What the stamp in a (decoded) body says of the exchange's clock."""
+        stamp_ms = bybit.server_ms(text)
         if stamp_ms is not None:
             self.skew.observe(answered.reply.sent_us, answered.reply.received_us, stamp_ms)
 

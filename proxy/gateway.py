@@ -207,6 +207,8 @@ class Gateway:
         raw = await reply.read() if answered.raw is None else answered.raw
         exchange_us = received_us + self._attempts.skew.offset_us
         answer = read_answer(reply, raw, Kept(asked.candles, asked.key, self._lifetimes, received_us, exchange_us))
+        if not answered.text and answer.plain is not None:  # long and compressed: it is decoded here only
+            self._attempts.learn_time(answered, answer.plain.body)
         if answer.entry is not None and self._l1 is not None:  # a reload may have switched it off meanwhile
             self._l1.put(answer.entry)
             self._metrics.cache_operations.inc(("set", "stored"))

@@ -133,4 +133,4 @@ async def until(holds: Callable[[], Any], what: str, seconds: float = 15.0) -> N
     ends = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < ends, f"not within {seconds:g} s: {what}"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # bounded polling of what runs beside the test

@@ -41,7 +41,7 @@ class Members:
         self._clock = clock
         self._in_use = WindowsInUse(remote, clock)
         self._neighbours = Neighbours(remote, self._in_use, towards=towards, keyed_by=keyed_by, clock=clock)
-        self.news = News(remote, clock)
+        self.news = News(remote)
         self._table: dict[bytes, Member] = {}
         self._restore: list[Any] = []
         self._boot = b""

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from policies.ban import Ban
 from proxy.accounts import Accounts
-from proxy.clock import Clock
 from proxy.egress import Egress, Trading
 from proxy.store.client import StoreLost
 from proxy.store.remote import RemoteWindows
 
 _SAME_US: Final = 1_000_000
+"""Instants of another clock are known to within less than this."""
 _PROBE_US: Final = 40_000_000
 """Longer than any question takes: then another one may ask."""
 
@@ -23,9 +23,8 @@ _PROBE_US: Final = 40_000_000
 class News:
     """Where the store is away nothing is lost: what we know is told again when it is back."""
 
-    def __init__(self, remote: RemoteWindows, clock: Clock) -> None:
+    def __init__(self, remote: RemoteWindows) -> None:
         self._remote = remote
-        self._clock = clock
         self._egress: Egress | None = None
         self._accounts: Accounts | None = None
         self._version = 0
@@ -78,7 +77,6 @@ class News:
             egress.hear_trading(trading)
         if egress.trading.set_us and (trading is None or trading.set_us < egress.trading.set_us - 1_000):
             await self._remote.switch(egress.trading, again=True)
-
         if int(words[6]) != self._version:
             await self._exchange_accounts()
 

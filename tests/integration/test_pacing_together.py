@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -13,25 +12,16 @@ from tests.conversation import INFO, Client, Told, new_session, until
 from tests.crowd import LIMITS, crowd
 from tests.fake_bybit import FakeBybit, Settings
 from tests.gateway_fixture import gateway
+from tests.integration.test_ban_together import emptied, redis
 from tests.integration.trio import jitter, skewed
-from tests.redis_servers import RedisServer, needs_redis, redis_server
+from tests.redis_servers import RedisServer, needs_redis
+
+__all__ = ["emptied", "redis"]
 
 pytestmark = [needs_redis, pytest.mark.usefixtures("warnings_only")]
 
 HIDDEN, SECONDS = 40, 6.0
 """What the account may really send in a second, where 50 is published; and how long it is tried."""
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def emptied(redis: RedisServer) -> None:
-    with redis.client() as client:
-        client.flushall()
 
 
 async def info(client: Client, _: int) -> Told:

@@ -352,3 +352,14 @@ async def test_a_fetch_that_nobody_waits_for_ends() -> None:
 
     await asyncio.wait_for(ended.wait(), 5)
     assert "k" not in flights
+
+
+async def test_the_exchanges_clock_is_learned_from_long_compressed_candles_too() -> None:
+    """A gateway that is asked for charts and nothing else knows when a candle ends by the exchange's clock."""
+    target = "/v5/market/kline?category=linear&symbol=BTCUSDT&interval=1&limit=1000"
+    async with FakeBybit() as exchange, gateway(exchange.url) as app:
+        answer = await exchange_bytes(app.port, get(target, "Accept-Encoding: gzip"))
+
+        assert answer.get("Content-Encoding") == "gzip"
+        assert len(answer.body) > 4 << 10  # longer than what is decoded for a look at an error code
+        assert app.attempts.skew._samples

@@ -17,6 +17,7 @@ from proxy.app import App
 from proxy.ask import Ask
 from proxy.telemetry import Story
 from proxy.upstream import Reply
+from tests.conversation import new
 from tests.fake_bybit import FakeBybit, Settings
 from tests.gateway_fixture import gateway, url
 from tests.raw_http import exchange_bytes
@@ -31,17 +32,6 @@ async def post(session: aiohttp.ClientSession, app: App, path: str, **fields: An
     async with session.post(url(app, path), data=body, headers=signed(body)) as answer:
         reply: dict[str, Any] = await answer.json(content_type=None)
         return reply | {"gateway": answer.headers.get("X-Gateway")}
-
-
-def new(link: str, symbol: str = "BTCUSDT") -> dict[str, str]:
-    return {
-        "symbol": symbol,
-        "side": "Buy",
-        "orderType": "Limit",
-        "qty": "0.01",
-        "price": "1000",
-        "orderLinkId": link,
-    }
 
 
 @pytest.mark.parametrize("seed", range(3))
