@@ -13,11 +13,11 @@ demo: .venv/.dev
 	$(PY) -m bench.demo
 
 test: .venv/.dev
-	deploy/install-packages node npm redis-server
+	deploy/install-packages node npm redis-server postgres
 	$(PY) -m pytest -n 2 --dist worksteal
 
 test-deep: .venv/.dev
-	deploy/install-packages node npm redis-server
+	deploy/install-packages node npm redis-server postgres
 	HYPOTHESIS_PROFILE=deep $(PY) -m pytest -n 2 --dist worksteal --timeout 3600
 
 check: .venv/.dev

@@ -24,8 +24,18 @@ A request is asked about in this order:
     drift.py       what differs between rules, published table and reality
     caching.py     may it be answered from the cache, under which key, for how long?
       candles.py     what the exchange's intervals mean on the calendar
+      answer_rules.py  the same of answers that are not candles
+      conditions.py  does the client take a kept answer, and has it got it already?
+      frame.py       is what stands in Redis one of our own values, whole and in its place?
+      respite.py     for how long is a Redis left alone that has failed?
 
-schema.py, resilience_schema.py, identity_schema.py and store_url.py turn the YAML of an operator into the frozen types
-that the rooms above work with; reach.py refuses rules that no request can meet.
+Candles that the exchange streams:
+
+    stream_demand.py     which series are subscribed to         (stream_reconnect.py: when is it connected to again?)
+    stream_rows.py       what does a message say, and does it join on to the one before?
+      stream_words.py      the topics, requests and answers of a stream
+
+schema.py, cache_schema.py, archive_schema.py, resilience_schema.py, identity_schema.py and store_url.py turn the YAML
+of an operator into the frozen types that the rooms above work with; reach.py refuses rules that no request can meet.
 Every number of time is an integer of microseconds unless its name says otherwise (`_ms`).
 """

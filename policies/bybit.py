@@ -35,6 +35,8 @@ NOT_AUTHENTICATED: Final = 10007
 SERVER_TIMEOUT: Final = 10000
 SERVER_ERROR: Final = 10016
 TOO_MANY_VISITS: Final = 10006
+TROUBLE: Final = frozenset({SERVER_TIMEOUT, SERVER_ERROR, TOO_MANY_VISITS})
+"""What it answers when it cannot do what it usually can, or not now."""
 IP_LIMITED: Final = 10018
 TRADING_BANNED: Final = 10027
 PROTECTING_CODES: Final = frozenset({429, 10429, IP_LIMITED})

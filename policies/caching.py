@@ -13,22 +13,41 @@ from typing import Final, NamedTuple
 
 from policies import candles
 from policies.routing import Route
+from policies.segments import Series
 
 _CATEGORIES: Final = frozenset({"spot", "linear", "inverse", "option"})
 _SYMBOL: Final = re.compile(r"[A-Z0-9]{2,32}(?:-[A-Z0-9]{1,16}){0,4}")
 _MAX_ROWS: Final = 1000
-_DEFAULT_ROWS: Final = 200
+DEFAULT_ROWS: Final = 200
 _KNOWN: Final = ("category", "symbol", "interval", "start", "end", "limit")
 
 
 @dataclass(frozen=True, slots=True)
 class CandleLifetimes:
     """open_us: how long an answer lives that may still change; closed_us: one that may not; settle_us: how long
-    after its end a candle still counts as open."""
+    after its end a candle still counts as open. revalidate_us: so long past its time an answer is given while a newer
+    one is fetched; error_us: one that may still change, while none can be fetched."""
 
     open_us: int
     closed_us: int
     settle_us: int
+    revalidate_us: int = 0
+    error_us: int = 0
+
+
+class Life(NamedTuple):
+    """How long an answer is kept: fresh for so long, given while a newer one is fetched until the second instant from
+    now on, given where none can be fetched until the third."""
+
+    fresh_us: int
+    revalidate_us: int
+    error_us: int
+
+
+FOR_EVER_US: Final = 10 * 365 * 86_400_000_000
+"""Longer than anything is kept: what cannot change is as good as it was."""
+_EMPTY_US: Final = 60_000_000
+"""An answer without a row is not believed for longer: history may be mislaid for a moment."""
 
 
 class CandleQuery(NamedTuple):
@@ -41,6 +60,16 @@ class CandleQuery(NamedTuple):
     start_ms: int | None
     end_ms: int | None
     limit: int | None
+
+    @property
+    def series(self) -> Series:
+        """The line of candles that it is about; of a category that is left out, the empty one."""
+        return Series(self.endpoint, self.category or "", self.symbol, self.interval)
+
+    def written(self) -> str:
+        """As a query string."""
+        given = zip(_KNOWN, self[1:], strict=True)
+        return "&".join(f"{name}={value}" for name, value in given if value is not None)
 
     def key(self) -> str:
         """Readable, the same for every order of parameters, distinct where the answer may differ."""
@@ -84,28 +113,40 @@ def understand(route: Route, method: str, query: str) -> CandleQuery | None:
     return CandleQuery(route.endpoint, category, symbol, interval, start, end, limit)
 
 
-def lifetime_us(query: CandleQuery, rows: list[int], lifetimes: CandleLifetimes, now_us: int) -> int:
+def life(query: CandleQuery, rows: list[int] | None, lifetimes: CandleLifetimes, now_us: int) -> Life:
     """How long an answer may be kept from now on.
 
-    `rows` are the open times in the answer, newest first. Only what lies wholly before now - settle lives long. An
-    answer that merely happens to hold no open candle is not final: a quiet or late market can still add a row. One
-    that can change lives for a short time, and never past the end of its newest possible candle: a reader at 12:01:00
-    must not get the answer of 12:00:59.
+    `rows` are the open times in the answer, newest first; None when they are not known. Only what lies wholly before
+    now - settle lives long. An answer that merely happens to hold no open candle is not final: a quiet or late market
+    can still add a row. One that can change lives for a short time, and never past the end of its newest possible
+    candle: a reader at 12:01:00 must not get the answer of 12:00:59.
     """
     now_ms = now_us // 1000
     settle_ms = lifetimes.settle_us // 1000
-    horizon_ms = _last_possible_open(query, rows)
+    horizon_ms = _last_possible_open(query, rows or [])
     if horizon_ms is not None and candles.settled(query.interval, horizon_ms, settle_ms, now_ms):
-        return lifetimes.closed_us
+        return closed_life(lifetimes, _EMPTY_US if rows == [] else lifetimes.closed_us)
     boundary_ms = candles.end_of(query.interval, candles.open_of(query.interval, now_ms))
-    return max(0, min(lifetimes.open_us, boundary_ms * 1000 - now_us))
+    return open_life(lifetimes, lifetimes.open_us, boundary_ms * 1000 - now_us)
+
+
+def open_life(lifetimes: CandleLifetimes, fresh_us: int, ends_us: int) -> Life:
+    """Of an answer that can still change. `ends_us`: how long until the running candle ends."""
+    fresh_us = min(fresh_us, ends_us)
+    return Life(fresh_us, min(fresh_us + lifetimes.revalidate_us, ends_us), fresh_us + lifetimes.error_us)
+
+
+def closed_life(lifetimes: CandleLifetimes, fresh_us: int) -> Life:
+    """Of an answer that lies wholly in the past."""
+    fresh_us = min(fresh_us, lifetimes.closed_us)
+    return Life(fresh_us, fresh_us + lifetimes.revalidate_us, FOR_EVER_US)
 
 
 def _last_possible_open(query: CandleQuery, rows: list[int]) -> int | None:
     """The newest candle that any later answer to this query could hold; None when that lies in the future for ever."""
     if query.end_ms is not None:
         return candles.open_of(query.interval, query.end_ms)
-    if query.start_ms is not None and len(rows) == (query.limit or _DEFAULT_ROWS):
+    if query.start_ms is not None and len(rows) == (query.limit or DEFAULT_ROWS):
         # `start` alone runs forward: once the page is full its last row is the newest it will ever hold.
         return rows[0]
     return None

@@ -40,14 +40,14 @@ class Rate(NamedTuple):
     window_us: int
 
 
-def duration_us(text: str) -> int:
+def duration_us(text: str, longest_us: int = MAX_DURATION_US) -> int:
     """`250ms`, `5s`, `10m`, `1h`, `7d` in microseconds."""
     found = _DURATION.fullmatch(text)
     if found is None:
         raise ValueError(f"expected a duration such as 250ms, 5s, 10m, 1h or 7d, got {text!r}")
     value = int(found.group(1)) * _UNITS_US[found.group(2)]
-    if value > MAX_DURATION_US:
-        raise ValueError(f"expected a duration of at most 366d, got {text!r}")
+    if value > longest_us:
+        raise ValueError(f"expected a duration of at most {duration_text(longest_us)}, got {text!r}")
     return value
 
 

@@ -32,6 +32,8 @@ class Route:
     path: str
     candles: bool = False
     """Answers are candles and may be cached as such."""
+    params: tuple[str, ...] = ()
+    """The parameters that the exchange documents, where answers may be kept by them."""
     limits: tuple[tuple[str, Rate | None], ...] = ()
     """What the exchange publishes for an account: by business line, or one for all, whose line is empty. None where
     it gives no figure."""

@@ -23,7 +23,6 @@ from pydantic import (
 
 from policies import quantities, spacing
 from policies.admission import Counts, Match, Quota, RefuseWith, WhenFull, WindowKind
-from policies.caching import CandleLifetimes
 from policies.reach import never_matches
 from policies.routing import RouteTable
 
@@ -284,24 +283,6 @@ class QueueSection(Section):
     max_wait: DurationUs = Field(
         default=8_000_000, description="Clients give up at about 10 s, so waiting longer is pointless."
     )
-
-
-class L1Section(Section):
-    max_bytes: SizeBytes = Field(default=64 << 20, description="Memory of this process.")
-
-
-class CacheSection(Section):
-    enabled: bool = Field(default=True, description="Whether candles are cached at all.")
-    open_ttl: DurationUs = Field(
-        default=2_000_000,
-        description="An answer that can still change; never past the end of a candle (short name: CACHE_TTL).",
-    )
-    closed_ttl: DurationUs = Field(default=7 * 86_400_000_000, description="An answer that lies wholly in the past.")
-    settle: DurationUs = Field(default=5_000_000, description="A candle counts as open for this long after its end.")
-    l1: L1Section = Field(default=L1Section(), description="The level in this process.")
-
-    def lifetimes(self) -> CandleLifetimes:
-        return CandleLifetimes(self.open_ttl, self.closed_ttl, self.settle)
 
 
 _LONG_US: Final = 60_000_000

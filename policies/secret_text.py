@@ -46,6 +46,7 @@ def _digest(value: SecretStr) -> SecretStr:
 
 Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 HashKey = Annotated[Secret, AfterValidator(_of_length(8))]
+SharedSecret = Annotated[Secret, AfterValidator(_of_length(16))]
 TokenText = Annotated[Secret, AfterValidator(_of_length(8)), AfterValidator(_sendable)]
 JwtSecret = Annotated[Secret, AfterValidator(_of_length(LEAST_JWT_SECRET))]
 Digest = Annotated[Secret, AfterValidator(_digest)]

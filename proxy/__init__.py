@@ -13,11 +13,14 @@
     identity       who is asking
     limiter        admission, waiting, one dispatcher          (store/: where the windows are)
     cache          answers that may be given again             (answers: what is kept of a reply)
+      l2             the level in Redis that all share       (lease: one gateway fetches for all)
     attempts       acquire, send, judge, send again
       observer       what is learned of an answer            (accounts: whose key; answered: its head and body)
       breaker        leaves an upstream alone that fails
     egress         the ban, the throttle, the trade switch     (probation: sees a ban through)
     upstream       the one connection set to the exchange
+    archive/       closed candles in PostgreSQL, for good
+    stream         candles that come by themselves             (stream_link: one connection while it stands)
     headers, body, coding, wire    the bytes of a message
     errors         what the gateway answers itself
     admin          health, metrics, limits, the trade switch   (drift: the report)

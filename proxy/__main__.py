@@ -1,4 +1,4 @@
-"""Command line: run the gateway; check its configuration, explain what it does with a request, print its schema."""
+"""Command line: run the gateway; check its configuration, explain what it does with a request, download candles."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from proxy.clock import system_clock
 from proxy.config import Config, load_routes
 from proxy.config_problems import ConfigError
 from proxy.config_schema import config_schema
+from proxy.download import command as download_command
+from proxy.download.run import download
 from proxy.explain import Question, explain
 from proxy.explanation import as_json, as_text
 from proxy.reload import Source
@@ -55,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _check(config)
         case "explain":
             return _explain(options, config, routes)
+        case "download":
+            return _download(options, config, routes)
         case _:
             return _run(config, routes, source)
 
@@ -122,6 +126,15 @@ def _explain(options: argparse.Namespace, config: Config, routes: RouteTable) ->
     return 0 if explanation.fate.forwarded else _REFUSED
 
 
+def _download(options: argparse.Namespace, config: Config, routes: RouteTable) -> int:
+    try:
+        order = download_command.order(options)
+    except download_command.UsageError as error:
+        print(error, file=sys.stderr)
+        return _BAD_CONFIG
+    return download(order, config, routes)
+
+
 def _usage(gateway: str, config: Config) -> list[Mapping[str, Any]]:
     if not gateway.startswith(("http://", "https://")):
         raise ValueError(f"--gateway takes a base URL such as http://127.0.0.1:8080, got {gateway!r}")
@@ -169,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("run", parents=[common], help="run the gateway (the default)")
     commands.add_parser("check", parents=[common], help="check a configuration, report every mistake, start nothing")
     _add_explain(commands, common)
+    download_command.add_to(commands, common)
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration, for editors")
     schema.add_argument("--check", action="store_true", help=f"print nothing; exit 1 if {_SCHEMA_FILE} differs")
     parser.set_defaults(command="run")

@@ -20,7 +20,7 @@ from policies.sharing import Mode
 from policies.trading import TradingMode
 from proxy import combined, errors
 from proxy.breaker import Breaker
-from proxy.cache import L1
+from proxy.caches import Caches
 from proxy.clock import Clock
 from proxy.drift import Drift
 from proxy.egress import Egress, Trading
@@ -50,7 +50,7 @@ class Admin:
         metrics: Metrics,
         store: Store,
         limiter: Limiter,
-        l1: L1 | None,
+        caches: Caches,
         egress: Egress,
         breaker: Breaker,
         drift: Drift,
@@ -61,7 +61,7 @@ class Admin:
         self._metrics = metrics
         self._store = store
         self._limiter = limiter
-        self.l1 = l1
+        self._caches = caches
         self._egress = egress
         self._breaker = breaker
         self._drift = drift
@@ -144,7 +144,7 @@ class Admin:
             "store": self._store.status(),
             "egress": self._egress.status(),
             "breaker": self._breaker.state.name.lower(),
-            "cache": None if self.l1 is None else {"entries": len(self.l1), "bytes": self.l1.size_bytes},
+            **self._caches.status(),
             "config": None if self.config_state is None else self.config_state(),
         }
         if self.siblings is not None:
@@ -236,7 +236,9 @@ class Admin:
         metrics = self._metrics
         for priority in Priority:
             metrics.queue_depth.labels(priority.name.lower()).set(self._limiter.waiting_of(priority))
-        metrics.cache_bytes.set(0 if self.l1 is None else self.l1.size_bytes)
+        l1, candles = self._caches.lookup.l1, self._caches.candles
+        metrics.cache_bytes.set(0 if l1 is None else l1.size_bytes)
+        metrics.candle_bytes.set(0 if candles is None else candles.size_bytes)
         metrics.log_dropped.set(0 if self._sink is None else self._sink.dropped)
         self._show_store(self._store.status())
         self._show_egress()

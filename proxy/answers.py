@@ -1,20 +1,27 @@
-"""A candle answer of the exchange: read once, then given to everybody who asked, and kept if it may be."""
+"""An answer of the exchange that is for everybody: read once, given to all who asked, and kept if it may be."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
 
 import orjson
 
-from policies import bybit, caching
-from policies.caching import CandleLifetimes, CandleQuery
+from policies import answer_rules, bybit, caching, kline_text
+from policies.answer_rules import AnswerQuery
+from policies.caching import CandleLifetimes, CandleQuery, Life
+from policies.conditions import tag_of
+from policies.kline_text import Told
+from policies.segments import Series
 from proxy import coding, headers
 from proxy.cache import Entry, Variant
 from proxy.upstream import Reply
 from proxy.wire import head
 
+_TAG_BYTES: Final = 12
 
-class CandleAnswer(NamedTuple):
+
+class SharedAnswer(NamedTuple):
     """What came back: as it was sent, for the one who caused the fetch, and in a form that may be given to others."""
 
     status: int
@@ -26,6 +33,8 @@ class CandleAnswer(NamedTuple):
     coded: Variant | None
     coding: str
     entry: Entry | None
+    told: Told | None = None
+    """What it says of its series, when it is of candles and exactly as documented."""
 
     def suits(self, accept_encoding: str | None) -> bool:
         """Whether a client that did not cause this fetch can be given it.
@@ -43,6 +52,11 @@ class CandleAnswer(NamedTuple):
         assert self.plain is not None  # noqa: S101  # one of the two exists
         return self.plain
 
+    @property
+    def good(self) -> bool:
+        """The exchange has answered what was asked."""
+        return self.status == 200 and self.ret_code == bybit.OK
+
     def _takes(self, accept_encoding: str | None) -> bool:
         return accept_encoding is not None and coding.accepted(accept_encoding, self.coding)
 
@@ -50,21 +64,20 @@ class CandleAnswer(NamedTuple):
 class Kept(NamedTuple):
     """Under which key, for how long, by which clocks an answer may be kept."""
 
-    query: CandleQuery
+    query: CandleQuery | AnswerQuery
     key: str
     lifetimes: CandleLifetimes
     now_us: int
     exchange_us: int
     """The exchange's own time: its candles end by that."""
+    tagged: bool = True
 
 
-def read_answer(reply: Reply, raw: bytes, kept: Kept) -> CandleAnswer:
+def read_answer(reply: Reply, raw: bytes, kept: Kept) -> SharedAnswer:
     """Every variant of the answer, and its entry for the cache if it is successful and still good for a while."""
     lines = headers.to_client(reply.raw_headers, length_known=False)
     own = _variant(reply, lines, raw)
-    shareable = headers.storable(lines)
-    if not any(name.lower() == b"vary" for name, _ in shareable):
-        shareable.append((b"Vary", b"Accept-Encoding"))
+    shareable = _shareable(lines)
     encoded = reply.encoding not in {"", "identity"}
     coded = None
     if encoded:
@@ -72,17 +85,61 @@ def read_answer(reply: Reply, raw: bytes, kept: Kept) -> CandleAnswer:
     try:
         text = coding.decode(raw, reply.encoding)
     except coding.Undecodable:
-        return CandleAnswer(reply.status, None, 0, own, None, coded, reply.encoding, None)
+        return SharedAnswer(reply.status, None, 0, own, None, coded, reply.encoding, None)
     plain = _variant(reply, shareable, text)
     ret_code = bybit.ret_code(text)
-    opens = _open_times(text) if reply.status == 200 and ret_code == bybit.OK else None
-    rows, entry = 0, None
-    if opens is not None:
-        rows = len(opens)
-        lifetime_us = caching.lifetime_us(kept.query, opens, kept.lifetimes, kept.exchange_us)
-        if lifetime_us > 0 and _varies_by_coding_only(lines):
-            entry = Entry(kept.key, plain, coded, reply.encoding, rows, kept.now_us, kept.now_us + lifetime_us)
-    return CandleAnswer(reply.status, ret_code, rows, own, plain, coded, reply.encoding, entry)
+    answer = SharedAnswer(reply.status, ret_code, 0, own, plain, coded, reply.encoding, None)
+    if not answer.good:
+        return answer
+    told = _told(kept.query, text)
+    opens = _open_times(text) if told is None and isinstance(kept.query, CandleQuery) else None
+    if told is not None:
+        opens = told.rows.opens
+    life = _life(kept, opens, text)
+    answer = answer._replace(told=told, rows=len(opens or ()))
+    if life is None or life.fresh_us <= 0 or not _varies_by_coding_only(lines):
+        return answer
+    tag = tag_of(digest(text)) if kept.tagged else ""
+    entry = Entry.of(kept.key, head(200, shareable, reply.reason), text, answer.rows, kept.now_us, life, tag)
+    if encoded:
+        entry.coded(reply.encoding, raw)
+    return answer._replace(entry=entry)
+
+
+def lines_of(reply: Reply) -> bytes:
+    """Status line and headers for answers that are made of what this one tells."""
+    return head(200, _shareable(headers.to_client(reply.raw_headers, length_known=False)))
+
+
+def digest(text: bytes) -> bytes:
+    """Of an answer without its stamp, which changes with every reply."""
+    at = kline_text.stamp(text)
+    hashed = blake2b(text if at is None else text[: at.start()], digest_size=_TAG_BYTES)
+    if at is not None:
+        hashed.update(text[at.end() :])
+    return hashed.digest()
+
+
+def _life(kept: Kept, opens: list[int] | None, text: bytes) -> Life | None:
+    """How long it is kept; None when it is not what an answer to this query looks like."""
+    if isinstance(kept.query, CandleQuery):
+        return None if opens is None else caching.life(kept.query, opens, kept.lifetimes, kept.exchange_us)
+    if not _is_object(text):
+        return None
+    return answer_rules.life(kept.query.rule, kept.exchange_us, kept.lifetimes.revalidate_us)
+
+
+def _told(query: CandleQuery | AnswerQuery, text: bytes) -> Told | None:
+    if not isinstance(query, CandleQuery) or query.category is None:
+        return None
+    return kline_text.read(Series(query.endpoint, query.category, query.symbol, query.interval), text)
+
+
+def _shareable(lines: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    shareable = headers.storable(lines)
+    if not any(name.lower() == b"vary" for name, _ in shareable):
+        shareable.append((b"Vary", b"Accept-Encoding"))
+    return shareable
 
 
 def _variant(reply: Reply, pairs: list[tuple[bytes, bytes]], body: bytes) -> Variant:
@@ -102,3 +159,11 @@ def _open_times(text: bytes) -> list[int] | None:
         return [int(row[0]) for row in listed]
     except (ValueError, KeyError, TypeError, IndexError):
         return None
+
+
+def _is_object(text: bytes) -> bool:
+    """Whole, and readable by who gets it."""
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except ValueError:
+        return False

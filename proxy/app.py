@@ -26,7 +26,7 @@ from proxy.advice import advice
 from proxy.attempts import AFTER_THE_CLIENT, Attempts
 from proxy.body import BodyLimits
 from proxy.breaker import Breaker
-from proxy.cache import L1
+from proxy.caches import Caches
 from proxy.clock import Clock, Sleep, system_clock
 from proxy.config import Config
 from proxy.describe import Describer
@@ -81,7 +81,6 @@ class App:
         self.limiter = Limiter(self.store, self.clock, self.tasks, _bounds(config))
         # A queue of its own: who waits for the exchange must not hold up those whom the cache can answer.
         self.door = Limiter(self.store, self.clock, self.tasks, _bounds(config))
-        self.l1 = L1(config.cache.l1.max_bytes) if config.cache.enabled else None
         self.upstream = Upstream(config.upstream)
         self.egress = Egress(_egress_rules(config), self.clock)
         self.egress.stopped.append(self.limiter.bar)
@@ -128,15 +127,24 @@ class App:
             clock=self.clock,
             max_wait_us=config.queue.max_wait,
         )
+        self.caches = Caches(
+            config,
+            attempts=self.attempts,
+            egress=self.egress,
+            describer=lambda: self.gateway.describer,
+            metrics=self.metrics,
+            tasks=self.tasks,
+            clock=self.clock,
+            sleep=sleep,
+            sharers=self._sharers,
+        )
         self.gateway = Gateway(
             describer=describer_of(config, self._routes, self.clock),
             door=self.door,
-            l1=self.l1,
-            lifetimes=config.cache.lifetimes(),
+            lookup=self.caches.lookup,
             attempts=self.attempts,
             egress=self.egress,
             telemetry=telemetry,
-            tasks=self.tasks,
             clock=self.clock,
             body_limits=BodyLimits(config.listen.max_body, config.listen.body_timeout, config.listen.max_bodies),
         )
@@ -144,7 +152,7 @@ class App:
             metrics=self.metrics,
             store=self.store,
             limiter=self.limiter,
-            l1=self.l1,
+            caches=self.caches,
             egress=self.egress,
             breaker=self.breaker,
             drift=Drift(self._routes, lambda: self._config.quotas(Counts.UPSTREAM)),
@@ -175,14 +183,8 @@ class App:
         rules of their names, and requests that are under way go on by the rules that they have met.
         """
         config, left = adopted(self._config, config)
-        describer, lifetimes = describer_of(config, self._routes, self.clock), config.cache.lifetimes()
+        describer = describer_of(config, self._routes, self.clock)
         breaks, exempt, retries = _circuit_rules(config), config.breaker.exempted(), config.retry.compiled()
-        if not config.cache.enabled:
-            self.l1 = None
-        elif self.l1 is None:
-            self.l1 = L1(config.cache.l1.max_bytes)
-        else:
-            self.l1.resize(config.cache.l1.max_bytes)
         self._config = config
         self.attempts.rules, self.attempts.max_wait_us = self._upstream_rules(), config.queue.max_wait
         self.attempts.retries, self.observer.paced = retries, config.pacing.enabled
@@ -190,8 +192,8 @@ class App:
         self.breaker.adopt(breaks, exempt)
         for limiter in (self.limiter, self.door):
             limiter.adopt(_bounds(config), self._all_quotas())
-        self.gateway.adopt(describer, self.l1, lifetimes)
-        self.admin.l1 = self.l1
+        self.caches.adopt(config)
+        self.gateway.adopt(describer)
         log.adopt(config.log.level, config.log.format)
         return left
 
@@ -203,12 +205,14 @@ class App:
             await self.store.start()
             stack.push_async_callback(self.store.stop)
             await stack.enter_async_context(self.upstream)
+            stack.push_async_callback(self.caches.close)
             stack.push_async_callback(self.loops.close)
             stack.push_async_callback(self.tasks.close)
             stack.push_async_callback(self._finish_sent)
             self.loops.spawn(self.limiter.run(), "dispatcher")
             self.loops.spawn(self.door.run(), "door-dispatcher")
             self.loops.spawn(self.probation.run(), "probation")
+            self.caches.start(self.loops)
             if self.reloader is not None:
                 self.loops.spawn(self.reloader.run(), "config-watcher")
             if self.keeper is not None:
@@ -229,6 +233,9 @@ class App:
 
     def _tell_accounts(self) -> None:
         self.tasks.spawn(self.store.news.tell_accounts(), "tell-accounts")
+
+    def _sharers(self) -> int:
+        return int(self.store.status().get("replicas", 1))
 
     def _end_keeping(self, keeper: Keeper) -> None:
         keeper.end(self._all_quotas(), self._hashes())
@@ -300,6 +307,7 @@ def describer_of(config: Config, routes: RouteTable, clock: Clock) -> Describer:
         Rulebook(config.quotas(Counts.REQUESTS)),
         config.egress.id,
         config.identity.excluded_paths,
+        config.cache.answer_rules() if config.cache.enabled else {},
     )
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Any, Final, TypeGuard
 
 import structlog
 
 from policies import bybit, retry, trading
 from policies.admission import Charge, Quota, Refused, RefuseWith, Rulebook, Why
+from policies.descriptor import Descriptor
 from policies.orders import is_batch
 from policies.retry import Failure, RetryBudget, RetryRules
 from policies.skew import Clock as Verdict
@@ -61,6 +63,8 @@ class Attempts:
     ) -> None:
         self.rules = rules
         self.retries = retries
+        self.sending: Callable[[], None] = _nothing
+        """Called for every request that is sent."""
         self.max_wait_us = max_wait_us
         self.gate = OrderGate(clock)
         self.skew = Skew()
@@ -101,6 +105,10 @@ class Attempts:
         if self._egress.halted and trading.places_orders(descriptor.method, descriptor.path, descriptor.endpoint):
             raise Halted
         self._breaker.may_pass(descriptor)
+
+    def may_send(self, descriptor: Descriptor) -> bool:
+        """Whether anything is sent at present to where this goes."""
+        return not self._egress.banned and self._breaker.wait_us(descriptor) == 0
 
     def _judge_clock(self, ask: Ask, now_us: int) -> None:
         """Refuse at once what the exchange would certainly refuse: only the client can sign again."""
@@ -223,6 +231,7 @@ class Attempts:
 
     async def _on_the_wire(self, ask: Ask, permit: Permit, tried: Tried, story: Story, *, fresh: bool) -> Answered:
         story.attempts += 1
+        self.sending()
         self._metrics.in_flight.inc()
         sent_us = self._clock()
         try:
@@ -313,6 +322,10 @@ def _failure(got: Answered | UpstreamError, *, batch: bool) -> Failure | None:
             return Failure.BROKEN_ANSWER if got.forbidden is None else None
         case _:
             return Failure.NO_ANSWER
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _complete_later(permit: Permit) -> None:

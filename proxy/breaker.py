@@ -46,9 +46,15 @@ class Breaker:
 
     def may_pass(self, descriptor: Descriptor) -> None:
         """Raises Broken while nothing is sent."""
-        circuit = self._circuit
-        if circuit is not None and (wait_us := circuit.wait_us(self._clock())) and not self._is_exempt(descriptor):
+        wait_us = self.wait_us(descriptor)
+        if wait_us:
             raise Broken(wait_us)
+
+    def wait_us(self, descriptor: Descriptor) -> int:
+        """For how long nothing of its kind is sent; 0 while it is."""
+        circuit = self._circuit
+        wait_us = 0 if circuit is None else circuit.wait_us(self._clock())
+        return wait_us if wait_us and not self._is_exempt(descriptor) else 0
 
     def take(self, descriptor: Descriptor) -> Tried:
         """The same, and a place among those that try it again. The answer goes to ended() or failed()."""

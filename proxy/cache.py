@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from proxy.coding import accepted
+from policies.caching import Life
+from proxy import coding
 from proxy.tasks import TaskOwner
 
 T = TypeVar("T")
@@ -24,36 +25,79 @@ class Variant(NamedTuple):
     body: bytes
 
 
+_LEAST_BYTES: Final = 1024
+"""A shorter body is not worth compressing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A stored answer in every coding that we have of it."""
+    """A stored answer in every coding that we have of it. Instants are of our own clock."""
 
     key: str
-    plain: Variant
-    coded: Variant | None
-    """What the exchange sent, when it sent it compressed."""
-    coding: str
+    lines: bytes
+    """Status line and header lines, without those that a coding changes."""
+    body: bytes
     rows: int
     stored_us: int
     expires_us: int
+    revalidate_us: int
+    """Until then it may be given while a newer one is fetched,"""
+    error_us: int
+    """and until then while none can be fetched."""
+    tag: str = ""
+    """Its entity tag, which stands in `lines` too; empty when it has none."""
+    made: dict[str, Variant] = field(default_factory=dict)
+    """What has been sent of it, by coding; filled by L1."""
+
+    @classmethod
+    def of(
+        cls,
+        key: str,
+        lines: bytes,
+        body: bytes,
+        rows: int,
+        now_us: int,
+        life: Life,
+        tag: str = "",
+        *,
+        stored_us: int | None = None,
+    ) -> Entry:
+        """With a life from now on. `stored_us`: when what it is made of was stored; None: now."""
+        if tag:
+            lines += f"ETag: {tag}\r\n".encode()
+        fresh_us, revalidate_us, error_us = now_us + life.fresh_us, now_us + life.revalidate_us, now_us + life.error_us
+        stored_us = now_us if stored_us is None else stored_us
+        return cls(key, lines, body, rows, stored_us, fresh_us, revalidate_us, error_us, tag)
 
     @property
     def size_bytes(self) -> int:
-        variants = (self.plain,) if self.coded is None else (self.plain, self.coded)
-        return sum(len(v.head) + len(v.body) for v in variants) + len(self.key) + _OVERHEAD_BYTES
+        made = sum(len(each.head) + len(each.body) for name, each in self.made.items() if name)
+        return len(self.lines) + len(self.body) + made + len(self.key) + _OVERHEAD_BYTES
 
-    def variant(self, accept_encoding: str | None) -> Variant:
-        """The one to send: compressed only to a client that says it takes it."""
-        if self.coded is not None and accept_encoding is not None and accepted(accept_encoding, self.coding):
-            return self.coded
-        return self.plain
+    @property
+    def plain(self) -> Variant:
+        """In no coding."""
+        variant = self.made.get("")
+        if variant is None:
+            variant = self.made[""] = Variant(self.lines + b"Content-Length: %d\r\n" % len(self.body), self.body)
+        return variant
+
+    def coded(self, name: str, body: bytes) -> Variant:
+        """In this coding from now on, too."""
+        head = b"%bContent-Encoding: %b\r\nContent-Length: %d\r\n" % (self.lines, name.encode(), len(body))
+        variant = self.made[name] = Variant(head, body)
+        return variant
 
 
 class L1:
-    """The level in this process: at most `max_bytes`, least recently used first to go."""
+    """The level in this process: at most `max_bytes`, least recently used first to go.
 
-    def __init__(self, max_bytes: int) -> None:
+    `compresses`: whether clients that take gzip or zstd get it, where the exchange's own coding does not suit them.
+    """
+
+    def __init__(self, max_bytes: int, *, compresses: bool = False) -> None:
         self._max_bytes = max_bytes
+        self.compresses = compresses
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self.size_bytes = 0
 
@@ -79,13 +123,38 @@ class L1:
             return
         self._entries[entry.key] = entry
         self.size_bytes += entry.size_bytes
-        while self.size_bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
+        self._make_room()
+
+    def variant(self, entry: Entry, accept_encoding: str | None) -> Variant:
+        """The one to send: compressed only to a client that says it takes it, and only once for all of them."""
+        if accept_encoding is None:
+            return entry.plain
+        for name in entry.made:
+            if name and coding.accepted(accept_encoding, name):
+                return entry.made[name]
+        if not self.compresses or len(entry.body) < _LEAST_BYTES:
+            return entry.plain
+        name = next((name for name in coding.WRITTEN if coding.accepted(accept_encoding, name)), "")
+        if not name:
+            return entry.plain
+        variant = entry.coded(name, coding.encode(entry.body, name))
+        if self._entries.get(entry.key) is entry:
+            self.size_bytes += len(variant.head) + len(variant.body)
+            self._make_room()
+        return variant
+
+    def forget(self, beginning: str) -> None:
+        """Drop all whose keys begin so: what they were made of has turned out to be otherwise."""
+        for key in [key for key in self._entries if key.startswith(beginning)]:
+            self._drop(key)
 
     def resize(self, max_bytes: int) -> None:
         """Hold at most so much from now on."""
         self._max_bytes = max_bytes
-        while self.size_bytes > max_bytes:
+        self._make_room()
+
+    def _make_room(self) -> None:
+        while self.size_bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
     def _drop(self, key: str) -> None:

@@ -7,18 +7,18 @@ are kept for container platforms: REDIS_URL, LOG_LEVEL, WORKERS, CACHE_TTL; the 
 from __future__ import annotations
 
 import ipaddress
-import re
-import ssl
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
 import orjson
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from policies import bybit
 from policies.admission import Counts, Quota
+from policies.archive_schema import ArchiveSection
+from policies.cache_schema import CacheSection, CandlesSection
 from policies.identity_schema import IdentitySection, Mistakes
 from policies.published import Learned, learned_quotas, lines_of
 from policies.quantities import Rate, rate
@@ -26,7 +26,6 @@ from policies.resilience_schema import BreakerSection, PacingSection, RetrySecti
 from policies.routing import Access, Route, RouteTable
 from policies.schema import (
     DEFAULT_LIMITS,
-    CacheSection,
     LimitSection,
     Name,
     PositiveDurationUs,
@@ -39,6 +38,7 @@ from policies.secret_text import TokenText
 from proxy import yamlfile
 from proxy.config_problems import ConfigError, explained, spread
 from proxy.config_store import StoreSection
+from proxy.config_upstream import UpstreamSection
 from proxy.yamlfile import Place, Problem
 
 PREFIX: Final = "GATEWAY__"
@@ -50,7 +50,6 @@ SHORT_NAMES: Final[Mapping[str, Place]] = {
 }
 TABLES: Final = Path(__file__).parent.parent / "policies" / "bybit.yaml"
 
-_HOST: Final = re.compile(r"[0-9a-f:]+|(?!-)[a-z0-9_-]{1,63}(?:\.(?!-)[a-z0-9_-]{1,63})*")
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -107,82 +106,6 @@ class AdminSection(Section):
     )
 
 
-class TimeoutSection(Section):
-    connect: PositiveDurationUs = Field(
-        default=10_000_000, description="A free connection of the pool, or a new one with its TLS handshake."
-    )
-    read: PositiveDurationUs = Field(default=20_000_000, description="Silence of the exchange.")
-    total: PositiveDurationUs = Field(default=30_000_000, description="From the first to the last byte.")
-
-
-class PoolSection(Section):
-    total: Annotated[int, Field(ge=1, le=10_000)] = Field(default=300, description="Connections in total.")
-    per_host: Annotated[int, Field(ge=1, le=10_000)] = Field(default=100, description="Connections to one host.")
-    keepalive: PositiveDurationUs = Field(
-        default=60_000_000, description="Idle connections are closed after this time."
-    )
-    dns_ttl: PositiveDurationUs = Field(default=300_000_000, description="How long an answer of DNS is believed.")
-
-
-class UpstreamSection(Section):
-    url: str = Field(
-        default="https://api.bybit.com",
-        description="Base URL of the exchange, with nothing behind the host.",
-        json_schema_extra={"pattern": "^https?://[^/?#@]+/?$"},
-    )
-    ca_file: str | None = Field(
-        default=None,
-        description="PEM file of a further CA, for an egress that ends TLS; verification is never off.",
-    )
-    timeouts: TimeoutSection = Field(default=TimeoutSection(), description="How long the exchange is waited for.")
-    pool: PoolSection = Field(default=PoolSection(), description="Connections to the exchange.")
-    prewarm: Annotated[int, Field(ge=0, le=100)] = Field(
-        default=0, description="Connections opened before the first request."
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _base_url(cls, value: str) -> str:
-        expected = "expected a base URL such as https://api.bybit.com, with nothing behind the host"
-        if "@" in value:
-            raise ValueError(f"{expected}, got one with a user name")  # not repeated: there may be a password in it
-        try:
-            parts = urlsplit(value)
-            port = parts.port
-        except ValueError:
-            raise ValueError(f"{expected}, got {value!r}") from None
-        if parts.scheme not in {"http", "https"} or not _HOST.fullmatch(parts.hostname or "") or port == 0:
-            raise ValueError(f"{expected}, got {value!r}")
-        if parts.path.strip("/") or "?" in value or "#" in value:
-            raise ValueError(f"{expected}, got {value!r}")
-        return f"{parts.scheme}://{parts.netloc}"
-
-    @field_validator("ca_file")
-    @classmethod
-    def _readable(cls, value: str | None) -> str | None:
-        if value is None:
-            return value
-        if not Path(value).is_file():
-            raise ValueError(f"expected a file of PEM certificates, there is none at {value!r}")
-        try:
-            ssl.create_default_context(cafile=value)
-        except (ssl.SSLError, OSError):
-            raise ValueError(f"expected a file of PEM certificates, {value!r} holds none") from None
-        return value
-
-    @property
-    def plain_and_remote(self) -> bool:
-        """Orders would cross a network unencrypted."""
-        parts = urlsplit(self.url)
-        if parts.scheme == "https":
-            return False
-        host = parts.hostname or ""
-        try:
-            return not ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host != "localhost"
-
-
 class EgressSection(Section):
     id: Name = Field(default="default", description="Names the address that the exchange sees.")
 
@@ -218,7 +141,9 @@ class Config(Section):
     )
     retry: RetrySection = Field(default=RetrySection(), description="What is sent again, and how often.")
     breaker: BreakerSection = Field(default=BreakerSection(), description="When an upstream that fails is left alone.")
-    cache: CacheSection = Field(default=CacheSection(), description="Candles of public endpoints, by request.")
+    cache: CacheSection = Field(default=CacheSection(), description="Answers of public endpoints, by request.")
+    candles: CandlesSection = Field(default=CandlesSection(), description="Closed candles, whatever range is asked.")
+    archive: ArchiveSection = Field(default=ArchiveSection(), description="Closed candles in PostgreSQL, for good.")
     log: LogSection = Field(default=LogSection(), description="One event per request, on stdout.")
 
     @field_validator("limits")
@@ -238,6 +163,13 @@ class Config(Section):
                 "set store.url to redis://HOST for more"
             )
             raise Mistakes([(("workers",), reason)])
+        return self
+
+    @model_validator(mode="after")
+    def _archive_has_its_driver(self) -> Config:
+        if self.archive.url is not None and find_spec("asyncpg") is None:
+            remedy = "needs asyncpg, which is not installed: pip install 'bybit-gateway[postgres]'"
+            raise Mistakes([(("archive", "url"), remedy)])
         return self
 
     @model_validator(mode="after")
@@ -300,6 +232,7 @@ def load_routes(path: Path = TABLES) -> RouteTable:
             method=row["method"],
             path=row["path"],
             candles=row.get("candles", False),
+            params=tuple(row.get("params", ())),
             limits=_published(row["limit"], by_category=section.get("by_category", False)) if "limit" in row else (),
         )
         for group, section in document.data.items()

@@ -14,6 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from policies import quantities
+from policies.answer_rules import why_never_kept
 from policies.routing import RouteTable
 from proxy.config import Config
 
@@ -62,3 +63,8 @@ def _name_endpoints(schema: JsonSchemaValue, routes: RouteTable) -> None:
     schema["$defs"]["MatchSection"]["properties"]["endpoint"]["anyOf"] = [*one_or_many, {"type": "null"}]
     schema["$defs"]["HeavySection"]["properties"]["endpoints"]["anyOf"] = one_or_many
     schema["$defs"]["PaceSection"]["properties"]["endpoint"]["anyOf"] = one_or_many
+    kept = [route.endpoint for route in routes.routes if why_never_kept(route) is None]
+    schema["$defs"]["PublicEndpoint"] = {"type": "string", "enum": sorted(kept)}
+    public = {"$ref": "#/$defs/PublicEndpoint"}
+    rule = schema["$defs"]["CacheRuleSection"]["properties"]["endpoint"]
+    rule["anyOf"] = [public, {"type": "array", "items": public, "minItems": 1}]

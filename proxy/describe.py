@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from multidict import MultiMapping
 
-from policies import bybit, caching, target
+from policies import answer_rules, bybit, caching, target
 from policies.admission import Rulebook
+from policies.answer_rules import AnswerQuery, AnswerRule
 from policies.caching import CandleQuery
 from policies.descriptor import Descriptor
 from policies.priority import priority_of
@@ -28,7 +31,7 @@ class Asked(NamedTuple):
     """Why it cannot be forwarded, in words for the client; Rejected when that is because of who asks."""
     descriptor: Descriptor
     route: Route
-    candles: CandleQuery | None
+    kept: CandleQuery | AnswerQuery | None
     """How the cache understands it; None when it passes by the cache."""
     key: str
     claim: Claim
@@ -48,12 +51,14 @@ class Describer:
         client_rules: Rulebook,
         egress: str,
         excluded_paths: tuple[str, ...] = (),
+        kept_by_rule: Mapping[str, AnswerRule] = MappingProxyType({}),
     ) -> None:
         self._routes = routes
         self._identifier = identifier
         self._client_rules = client_rules
         self._egress = egress
         self._excluded = frozenset(excluded_paths)
+        self._kept_by_rule = kept_by_rule
         self._remembered = lru_cache(maxsize=_MEMORY)(self._unsigned)
 
     def describe(self, method: str, raw_target: str, peer: str | None, headers: MultiMapping[str]) -> Asked:
@@ -76,7 +81,7 @@ class Describer:
         route = self._routes.unknown if refusal else self._routes.match(method, path)
         # A target that begins with // is forwarded so, and may be answered otherwise.
         cacheable = not who.signed and not raw_target.startswith("//")
-        candles = caching.understand(route, method, query) if cacheable else None
+        kept = self._kept(route, method, query) if cacheable else None
         descriptor = Descriptor(
             method=method,
             path=path,
@@ -92,9 +97,14 @@ class Describer:
             deadline_us=deadline_us,
             line=bybit.line_of_query(query) if route.by_line else "",
         )
-        key = "" if candles is None else candles.key()
+        key = "" if kept is None else kept.key()
         claim = claim_of(descriptor, _NO_RULES if path in self._excluded else self._client_rules)
-        return Asked(refusal, descriptor, route, candles, key, claim, who.behind_proxy, who.bearer)
+        return Asked(refusal, descriptor, route, kept, key, claim, who.behind_proxy, who.bearer)
+
+    def _kept(self, route: Route, method: str, query: str) -> CandleQuery | AnswerQuery | None:
+        if route.candles:
+            return caching.understand(route, method, query)
+        return answer_rules.understand(route, method, query, self._kept_by_rule)
 
     def _rejected(self, method: str, raw_target: str, who: Rejected) -> Asked:
         """Enough of it for the log: nothing is spent, nothing forwarded."""

@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 
 from multidict import CIMultiDict
 
-from policies import bybit, caching
+from policies import answer_rules, bybit, caching
 from policies.admission import Charge, Counts, Quota, Rulebook, WhenFull, WindowKind
+from policies.answer_rules import AnswerQuery
 from policies.descriptor import Descriptor
 from policies.quantities import duration_text
 from policies.routing import RouteTable
@@ -142,13 +143,16 @@ def _clock(question: Question, descriptor: Descriptor, now_us: int) -> str | Non
 def _cache(question: Question, config: Config, asked: Asked, now_us: int) -> str:
     if not config.cache.enabled:
         return "passes by: cache.enabled is false"
-    if asked.candles is not None:
-        lifetime_us = caching.lifetime_us(asked.candles, [], config.cache.lifetimes(), now_us)
+    if isinstance(asked.kept, AnswerQuery):
+        lifetime_us = answer_rules.lifetime_us(asked.kept.rule, now_us)
+        return f"by a rule of cache.rules, kept up to {about(lifetime_us)}, key {asked.key}; a hit is not sent"
+    if asked.kept is not None:
+        lifetime_us = caching.life(asked.kept, None, config.cache.lifetimes(), now_us).fresh_us
         closed = lifetime_us == config.cache.closed_ttl and lifetime_us > config.cache.open_ttl
         kind = "closed candles" if closed else "may hold an open candle"
         return f"{kind}, kept up to {about(lifetime_us)}, key {asked.key}; a hit is not sent"
-    if not asked.route.candles:
-        return "passes by: only answers of candle endpoints are kept"
+    if not asked.route.candles and asked.route.endpoint not in config.cache.answer_rules():
+        return "passes by: no rule of cache.rules names its endpoint, and it is not of candles"
     if question.method != "GET":
         return "passes by: only GET is kept"
     if asked.descriptor.signed:

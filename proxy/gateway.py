@@ -16,18 +16,18 @@ from typing import Final
 
 import structlog
 from aiohttp import web
-from aiohttp.hdrs import ACCEPT_ENCODING, UPGRADE
+from aiohttp.hdrs import ACCEPT_ENCODING, CACHE_CONTROL, IF_NONE_MATCH, UPGRADE
 
 from policies.admission import Refused, RefuseWith
-from policies.caching import CandleLifetimes
+from policies.conditions import NONE as UNSAID
+from policies.conditions import Directives, directives, matches, tolerable
 from policies.descriptor import Descriptor
-from proxy import errors, headers
+from proxy import errors, headers, told
 from proxy.answered import Answered
-from proxy.answers import CandleAnswer, Kept, read_answer
 from proxy.ask import Ask, read_ask
 from proxy.attempts import READS, Attempts
 from proxy.body import BodyLimits
-from proxy.cache import L1, Entry, Flights
+from proxy.cache import Entry
 from proxy.clock import Clock
 from proxy.describe import Asked, Describer
 from proxy.egress import Egress
@@ -44,22 +44,10 @@ from proxy.errors import (
 )
 from proxy.identity import Rejected
 from proxy.limiter import Limiter
-from proxy.tasks import TaskOwner
+from proxy.lookup import Lookup
 from proxy.telemetry import Story, Telemetry
 from proxy.wire import Gone, Stream, Whole, head
 
-_CONDITIONS: Final = (
-    "Range",
-    "If-None-Match",
-    "If-Modified-Since",
-    "If-Match",
-    "If-Unmodified-Since",
-    "If-Range",
-    "Origin",
-    "Cookie",
-    "Authorization",
-)
-"""Headers by which one client's answer may differ from another's: such a request is not fetched for others."""
 _HIT: Final = ("get", "hit")
 _STALE: Final = ("get", "stale")
 _FROM_CACHE: Final = ("cache",)
@@ -75,18 +63,14 @@ class Gateway:
         attempts: Attempts,
         egress: Egress,
         door: Limiter,
-        l1: L1 | None,
-        lifetimes: CandleLifetimes,
+        lookup: Lookup,
         telemetry: Telemetry,
-        tasks: TaskOwner,
         clock: Clock,
         body_limits: BodyLimits,
     ) -> None:
         self.describer = describer
         self._door = door
-        self._l1 = l1
-        self._lifetimes = lifetimes
-        self._flights = Flights(tasks)
+        self._lookup = lookup
         self._attempts = attempts
         self._egress = egress
         self._telemetry = telemetry
@@ -97,9 +81,9 @@ class Gateway:
         self._numbers = itertools.count(1)
         self._log = structlog.get_logger()
 
-    def adopt(self, describer: Describer, l1: L1 | None, lifetimes: CandleLifetimes) -> None:
+    def adopt(self, describer: Describer) -> None:
         """After a reload. What has been described already goes on as it was understood."""
-        self.describer, self._l1, self._lifetimes = describer, l1, lifetimes
+        self.describer = describer
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Every end of it is told once, a client that hangs up included."""
@@ -152,67 +136,93 @@ class Gateway:
                 return self._limited(answer, asked.descriptor, story, request_id)
             self._telemetry.count_admitted(claim.charges, answer)
 
-        if self._l1 is not None and asked.candles is not None:
-            entry = self._l1.get(asked.key, story.began_us)
-            if entry is not None:
+        if asked.kept is not None and (l1 := self._lookup.l1) is not None:
+            said = directives(request.headers.get(CACHE_CONTROL))
+            entry = l1.get(asked.key, story.began_us)
+            if entry is not None and (said is UNSAID or told.will_do(entry, said, story)):
                 return self._hit(entry, request, story, request_id)
-        fetch = asked.candles is not None and self._l1 is not None
-        if fetch and any(name in request.headers for name in _CONDITIONS):
-            fetch = False
-        if asked.route.candles and not fetch:
+            return await self._missed(asked, said, request, story, request_id)
+        if asked.route.candles:
             story.cache = "bypass"
+        return await self._by_itself(asked, request, story, request_id)
+
+    async def _by_itself(
+        self, asked: Asked, request: web.BaseRequest, story: Story, request_id: bytes
+    ) -> web.StreamResponse:
+        """Past the cache."""
         ask = await read_ask(request, asked, self._body_limits)
         try:
-            if fetch:
-                return await self._collapsed(ask, asked, request, story, request_id)
             return await self._forward(ask, request, story, request_id)
-        except (Banned, Broken) as error:
-            entry = None if self._l1 is None or asked.candles is None else self._l1.stale(asked.key)
-            if entry is None:
-                raise
-            return self._hit(entry, request, story, request_id, "banned" if isinstance(error, Banned) else "breaker")
         finally:
             self._body_limits.release(len(ask.body))
 
-    async def _collapsed(
-        self, ask: Ask, asked: Asked, request: web.BaseRequest, story: Story, request_id: bytes
+    async def _missed(
+        self, asked: Asked, said: Directives, request: web.BaseRequest, story: Story, request_id: bytes
     ) -> web.StreamResponse:
-        """A miss: the first asker fetches for all who ask meanwhile. What is his doing alone is not theirs."""
-        leads = asked.key not in self._flights
-        if not leads:
-            self._metrics.collapsed.labels(story.endpoint).inc()
-        answer = await self._flights.join(asked.key, lambda: self._fetch(ask, asked, story))
-        accept_encoding = request.headers.get(ACCEPT_ENCODING)
-        if not leads and (isinstance(answer, Refused) or not answer.suits(accept_encoding)):
-            return await self._forward(ask, request, story, request_id)
-        if isinstance(answer, Refused):
-            return self._limited(answer, ask.descriptor, story, request_id)
-        story.source, story.status, story.ret_code = "exchange", answer.status, answer.ret_code
-        stored = "; stored" if answer.entry is not None else ""
-        story.cache = f"fwd=uri-miss; fwd-status={answer.status}{stored}" if leads else "fwd=uri-miss; collapsed"
-        self._metrics.cache_operations.inc(("get", "miss" if leads else "collapsed"))
-        self._metrics.candles.inc(("exchange",), answer.rows)
-        variant = answer.own if leads else answer.variant(accept_encoding)
-        story.body_bytes = len(variant.body)
-        return Whole(variant.head + _ours(request_id, story.cache), variant.body)
+        """There is no answer at hand that will do."""
+        if said.refuses_kept:
+            story.cache = "request"
+            return await self._by_itself(asked, request, story, request_id)
+        entry = self._lookup.remembered(asked)
+        if entry is not None and told.will_do(entry, said, story):
+            return self._hit(entry, request, story, request_id)
+        entry = self._lookup.to_revalidate(asked, story.began_us)
+        if entry is not None and self._tolerates(entry, said):
+            self._lookup.revalidate(asked, story)
+            return self._hit(entry, request, story, request_id, "stale-while-revalidate")
+        if said.only_if_cached:
+            story.status, story.outcome = 504, "only-if-cached"
+            return errors.plain(504, "only-if-cached", "There is no fresh answer in the cache.", request_id)
+        if not told.for_everybody(request.headers):
+            story.cache = "bypass"
+            return await self._by_itself(asked, request, story, request_id)
+        ask = await read_ask(request, asked, self._body_limits)
+        ask.headers.pop(IF_NONE_MATCH, None)  # a tag of ours: the exchange does not know it
+        try:
+            return await self._brought(ask, asked, said, request, story, request_id)
+        except (Banned, Broken, UpstreamError) as error:
+            entry = self._lookup.last(asked)
+            if entry is None or not self._tolerates(entry, said, for_error=isinstance(error, UpstreamError)):
+                raise
+            return self._hit(entry, request, story, request_id, told.why_stale(error))
+        finally:
+            self._body_limits.release(len(ask.body))
 
-    async def _fetch(self, ask: Ask, asked: Asked, story: Story) -> CandleAnswer | Refused:
-        answered = await self._attempts.send(ask, story)
-        if isinstance(answered, Refused):
-            return answered
-        if answered.status == 403 and self._egress.banned:
-            raise Banned  # its own answer tells of the ban: what is kept is better than that
-        assert asked.candles is not None  # noqa: S101
-        reply, received_us = answered.reply, self._clock()
-        raw = await reply.read() if answered.raw is None else answered.raw
-        exchange_us = received_us + self._attempts.skew.offset_us
-        answer = read_answer(reply, raw, Kept(asked.candles, asked.key, self._lifetimes, received_us, exchange_us))
-        if not answered.text and answer.plain is not None:  # long and compressed: it is decoded here only
-            self._attempts.learn_time(answered, answer.plain.body)
-        if answer.entry is not None and self._l1 is not None:  # a reload may have switched it off meanwhile
-            self._l1.put(answer.entry)
-            self._metrics.cache_operations.inc(("set", "stored"))
-        return answer
+    async def _brought(
+        self, ask: Ask, asked: Asked, said: Directives, request: web.BaseRequest, story: Story, request_id: bytes
+    ) -> web.StreamResponse:
+        """The first asker fetches for all who ask meanwhile. What is his doing alone is not theirs."""
+        brought = await self._lookup.bring(ask, asked, story)
+        if isinstance(brought, Refused) or (brought is not None and brought.failed):
+            entry = self._lookup.last(asked)
+            if entry is not None and self._tolerates(entry, said, for_error=True):
+                why = "limited" if isinstance(brought, Refused) else "stale-if-error"
+                return self._hit(entry, request, story, request_id, why)
+        if isinstance(brought, Refused):
+            return self._limited(brought, ask.descriptor, story, request_id)
+        accept_encoding = request.headers.get(ACCEPT_ENCODING)
+        if brought is None or not brought.suits(accept_encoding):
+            return await self._forward(ask, request, story, request_id)
+        answer, made = brought.answer, brought.entry
+        if answer is None:
+            assert made is not None  # noqa: S101  # of another gateway
+            return self._hit(made, request, story, request_id, found_in="l2")
+        story.source, story.status, story.ret_code = "exchange", answer.status, answer.ret_code
+        story.cache = brought.cache_status
+        self._metrics.cache_operations.inc(("get", "miss" if brought.leads else "collapsed"))
+        self._metrics.candles.inc(("exchange",), answer.rows if made is None else made.rows)
+        entry = made or answer.entry
+        lines = told.of_exchange(story, self._clock(), request_id)
+        if entry is not None and entry.tag and matches(request.headers.get(IF_NONE_MATCH), entry.tag):
+            return told.unchanged(entry, lines, story)
+        if made is not None:
+            variant = self._lookup.variant(made, accept_encoding)
+        else:
+            variant = answer.own if brought.leads else answer.variant(accept_encoding)
+            if entry is not None and entry.tag:
+                lines += b"ETag: %b\r\n" % entry.tag.encode()
+        story.body_bytes = len(variant.body)
+        return Whole(variant.head + lines, variant.body)
 
     async def _forward(self, ask: Ask, request: web.BaseRequest, story: Story, request_id: bytes) -> web.StreamResponse:
         """By itself, past the cache."""
@@ -227,12 +237,13 @@ class Gateway:
         """The exchange's answer as it came: whole when it is short, in pieces when it is long or its end unknown."""
         reply = answered.reply
         story.source, story.status = "exchange", reply.status
-        cache_status = f"fwd={story.cache}" if story.cache else ""
         length = reply.length
         pairs = headers.to_client(reply.raw_headers, length_known=length is not None)
         if any(name.lower() == b"x-request-id" for name, _ in pairs):
             request_id = b""  # the exchange has named it already
-        lines = head(reply.status, pairs, reply.reason) + _ours(request_id, cache_status)
+        if story.cache:
+            story.cache = f"fwd={story.cache}"
+        lines = head(reply.status, pairs, reply.reason) + told.of_exchange(story, self._clock(), request_id)
         if not reply.has_body:
             return Whole(lines, b"")
         raw, story.ret_code = answered.raw, answered.ret_code
@@ -250,24 +261,33 @@ class Gateway:
         return stream
 
     def _hit(
-        self, entry: Entry, request: web.BaseRequest, story: Story, request_id: bytes, stale_because: str = ""
+        self,
+        entry: Entry,
+        request: web.BaseRequest,
+        story: Story,
+        request_id: bytes,
+        stale_because: str = "",
+        *,
+        found_in: str = "",
     ) -> Whole:
         now_us = story.began_us
-        variant = entry.variant(request.headers.get(ACCEPT_ENCODING))
+        detail = stale_because or found_in
         story.source, story.cache, story.status = "cache", "stale" if stale_because else "hit", 200
-        story.body_bytes = len(variant.body)
         self._metrics.cache_operations.counts[_STALE if stale_because else _HIT] += 1
         self._metrics.candles.counts[_FROM_CACHE] += entry.rows
-        age_s = (now_us - entry.stored_us) // 1_000_000
-        ttl_s = (entry.expires_us - now_us) // 1_000_000
-        lines = b"%bAge: %d\r\nCache-Status: bybit-gateway; hit; ttl=%d%b\r\nX-Request-Id: %b\r\n" % (
-            variant.head,
-            age_s,
-            ttl_s,
-            b"; detail=%b" % stale_because.encode() if stale_because else b"",
-            request_id,
-        )
-        return Whole(lines, variant.body)
+        lines = told.of_hit(entry, now_us, self._clock(), detail, request_id)
+        if entry.tag and matches(request.headers.get(IF_NONE_MATCH), entry.tag):
+            return told.unchanged(entry, lines, story)
+        variant = self._lookup.variant(entry, request.headers.get(ACCEPT_ENCODING))
+        story.body_bytes = len(variant.body)
+        return Whole(variant.head + lines, variant.body)
+
+    def _tolerates(self, entry: Entry, said: Directives, *, for_error: bool = False) -> bool:
+        """Whether the client takes it although it is past its time; on an error not for ever."""
+        now_us = self._clock()
+        if for_error and now_us >= entry.error_us:
+            return False
+        return tolerable(said, now_us - entry.stored_us, entry.expires_us - now_us)
 
     def _limited(self, refused: Refused, descriptor: Descriptor, story: Story, request_id: bytes) -> Whole:
         quota = refused.charge.quota
@@ -301,12 +321,6 @@ class Gateway:
             return errors.broken_answer(error.reason, request_id)
         story.status = 504
         return errors.fate_unknown(error.reason, request_id, self._clock() // 1000, write=not read)
-
-
-def _ours(request_id: bytes, cache_status: str) -> bytes:
-    """The two lines that the gateway adds to an answer of the exchange."""
-    line = b"X-Request-Id: %b\r\n" % request_id if request_id else b""
-    return line + f"Cache-Status: bybit-gateway; {cache_status}\r\n".encode() if cache_status else line
 
 
 def _limited_as(descriptor: Descriptor) -> tuple[str, str, str]:

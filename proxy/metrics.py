@@ -28,6 +28,7 @@ _ADDED_US: Final = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_
 
 GAUGES: Final[Mapping[str, Callable[[Iterable[float]], float]]] = {
     "bybit_cache_size_bytes": sum,
+    "gateway_candle_store_bytes": sum,
     "gateway_queue_depth": sum,
     "gateway_upstream_in_flight": sum,
     "gateway_log_dropped_events": sum,
@@ -48,6 +49,8 @@ GAUGES: Final[Mapping[str, Callable[[Iterable[float]], float]]] = {
     "gateway_limit_drift_ratio": min,
     "circuit_breaker_state": max,
     "gateway_trading_mode": max,
+    "backpressure_db_queue_size": sum,
+    "websocket_connections_active": sum,
 }
 """How the values of several workers become one, for each gauge."""
 
@@ -82,6 +85,33 @@ class Metrics:
         )
         self.cache_bytes = Gauge(
             "bybit_cache_size_bytes", "Bytes held by the cache in this process.", registry=registry
+        )
+        self.candle_bytes = Gauge(
+            "gateway_candle_store_bytes", "Bytes held by the candle store in this process.", registry=registry
+        )
+        self.revised = Counter(
+            "gateway_candles_revised",
+            "Rows of settled candles that were different when they were read again.",
+            ["endpoint"],
+            registry=registry,
+        )
+        self.boundary = Counter(
+            "gateway_boundary_refreshes",
+            "Series that were asked for lately when their candle ended, by what was done.",
+            ["result"],
+            registry=registry,
+        )
+        self.shadow_compared = Counter(
+            "gateway_shadow_comparisons",
+            "Answers put together from candles and compared with the exchange's. `different` must stay 0.",
+            ["result"],
+            registry=registry,
+        )
+        self.odd_answers = Counter(
+            "gateway_candles_odd_answers",
+            "Successful answers about candles from which nothing is learned, because they are not as documented.",
+            ["endpoint"],
+            registry=registry,
         )
         self.candles = TallyCounter(
             "bybit_candles_fetched", "Candles given to clients, by where they came from.", ["source"], registry
@@ -238,6 +268,59 @@ class Metrics:
         )
         self.store_failures = Counter(
             "gateway_store_failures", "Calls of the store that failed, by reason.", ["reason"], registry=registry
+        )
+        self.db_stores = Counter(
+            "bybit_db_stores",
+            "Candles given to the archive: stored, revised, duplicate (there already), expired (older than the "
+            "retention), dropped (no room in the queue), failed (not such as the exchange writes).",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("stored", "revised", "duplicate", "expired", "dropped", "failed"):
+            self.db_stores.labels(result)
+        self.db_queue = Gauge(
+            "backpressure_db_queue_size", "Candles that wait to be written to the archive.", registry=registry
+        )
+        self.db_reads = Counter(
+            "gateway_archive_reads",
+            "Ranges that the archive was asked for: whole (it knew all of it), part, nothing, failed, skipped (it was "
+            "lost a moment ago, or has too much to do).",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("whole", "part", "nothing", "failed", "skipped"):
+            self.db_reads.labels(result)
+        self.l2_operations = TallyCounter(
+            "gateway_l2_operations",
+            "Look-ups and stores of the cache's level in Redis, and leases for fetching, by how they ended.",
+            ["operation", "result"],
+            registry,
+        )
+        self.l2_seconds = TallyHistogram(
+            "gateway_l2_seconds",
+            "Time that they took, unpacking included, where Redis answered.",
+            ["operation"],
+            _STORE_US,
+            registry,
+        )
+        self.l2_bytes = TallyCounter(
+            "gateway_l2_bytes", "Bytes of values read from Redis and written to it.", ["direction"], registry
+        )
+        self.websocket_connections = Gauge(
+            "websocket_connections_active", "WebSocket connections that stand.", ["endpoint"], registry=registry
+        )
+        self.stream_reconnects = Counter(
+            "gateway_stream_reconnects",
+            "Connections to the exchange's streams that were lost or could not be had, by reason.",
+            ["endpoint", "reason"],
+            registry=registry,
+        )
+        self.stream_messages = TallyCounter(
+            "gateway_stream_messages",
+            "Messages of the exchange's streams, by what they were: open and closed candles, jump (behind a hole), "
+            "late, repeated, contradicted, answers, odd ones.",
+            ["endpoint", "result"],
+            registry,
         )
         self.log_dropped = Gauge(
             "gateway_log_dropped_events", "Log events dropped because their reader was too slow.", registry=registry

@@ -26,7 +26,7 @@ from proxy.metrics import Metrics
 
 POLL_S: Final = 1.0
 
-AT_START: Final = ("listen", "admin", "workers", "upstream", "store", "egress")
+AT_START: Final = ("listen", "admin", "workers", "upstream", "store", "egress", "archive")
 """Sections whose sockets, connections and names are made once. All others can change while the gateway runs."""
 
 _SHOWN: Final = 100
@@ -81,6 +81,8 @@ class Adopted(NamedTuple):
 def adopted(running: Config, wanted: Config) -> Adopted:
     kept: dict[str, Any] = {name: getattr(running, name) for name in AT_START}
     left = [field for name in AT_START for field in _changed(name, kept[name], getattr(wanted, name))]
+    left += _changed("cache.l2", running.cache.l2, wanted.cache.l2)
+    kept["cache"] = wanted.cache.model_copy(update={"l2": running.cache.l2})
     return Adopted(wanted.model_copy(update=kept), tuple(left))
 
 

@@ -48,3 +48,9 @@ class TaskOwner:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             structlog.get_logger().error("task_failed", task=task.get_name(), error=type(error).__name__)
+
+
+def noted(task: asyncio.Task[Any]) -> None:
+    """A done callback for tasks that may be left: their failure is known, whether anybody awaits them or not."""
+    if not task.cancelled():
+        task.exception()

@@ -18,7 +18,7 @@ from aiohttp.connector import Connection
 from multidict import CIMultiDict
 from yarl import URL
 
-from proxy.config import UpstreamSection
+from proxy.config_upstream import UpstreamSection
 from proxy.errors import BrokenAnswer, FateUnknown, NotSent
 
 _ADDED_BY_AIOHTTP: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
@@ -193,7 +193,7 @@ class Upstream:
             limit_per_host=pool.per_host,
             keepalive_timeout=pool.keepalive / 1e6,
             ttl_dns_cache=pool.dns_ttl // 1_000_000,
-            ssl=self._tls(),
+            ssl=verified(self._base, self._settings.ca_file),
         )
         connector.shut = self._shut
         self._session = aiohttp.ClientSession(
@@ -311,14 +311,15 @@ class Upstream:
             return self._timeout
         return self._timeouts(max(within_us, 1_000) / 1e6)
 
-    def _tls(self) -> ssl.SSLContext | bool:
-        """Verification is never off; a CA of one's own may be added for an egress that ends TLS."""
-        if not self._base.startswith("https:"):
-            return True
-        context = ssl.create_default_context()
-        if self._settings.ca_file is not None:
-            context.load_verify_locations(self._settings.ca_file)
-        return context
+
+def verified(url: str, ca_file: str | None) -> ssl.SSLContext | bool:
+    """How to connect: verification is never off; a CA of one's own may be added for an egress that ends TLS."""
+    if not url.startswith(("https:", "wss:")):
+        return True
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return context
 
 
 def _name(error: BaseException) -> str:

@@ -49,6 +49,15 @@ class Line:
                 await self._connection.disconnect(nowait=True)
                 raise
 
+    async def drop_if_closed(self) -> None:
+        """What the server has closed meanwhile is closed here too; open() then makes another, and no call fails by it.
+
+        The library does not look before it sends.
+        """
+        connection = self._connection
+        if connection is not None and connection.is_connected and await connection.can_read():
+            await connection.disconnect(nowait=True)
+
     async def close(self) -> None:
         """The pool has its connection back."""
         connection, self._connection = self._connection, None

@@ -102,6 +102,24 @@ def first_usable(setting: str, budget: tuple[str, str], environment: Mapping[str
     return reasons
 
 
+def in_use(setting: str, budget: tuple[str, str], environment: Mapping[str, str]) -> Path | None:
+    """The file that another gateway with this budget holds; None where none does. Changes nothing."""
+    for path in places(setting, budget, environment):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return path
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+    return None
+
+
 def places(setting: str, budget: tuple[str, str], environment: Mapping[str, str]) -> Iterator[Path]:
     """`budget` names what is shared at the exchange: the address that it sees, and which exchange."""
     if setting != AUTO:

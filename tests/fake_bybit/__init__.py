@@ -1,4 +1,4 @@
-"""A fake of Bybit's v5 REST API: signs, limits, bans, fails and trades like the real one, on this machine.
+"""A fake of Bybit's v5 API: signs, limits, bans, fails, trades and streams like the real one, on this machine.
 
     async with FakeBybit(settings=Settings(ip_limit=50)) as exchange:
         ...  # exchange.url, exchange.books, exchange.record, exchange.faults
@@ -26,6 +26,7 @@ from tests.fake_bybit.record import Entry, Record, Stats
 from tests.fake_bybit.reply import Reply
 from tests.fake_bybit.server import Exchange, low_level_server
 from tests.fake_bybit.settings import SettingError, Settings
+from tests.fake_bybit.streams import Streams
 from tests.fake_bybit.tls import Certificates, make_certificates
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "Stats",
+    "Streams",
     "Verdict",
 ]
 
@@ -96,6 +98,11 @@ class FakeBybit:
         return f"{'https' if self._tls else 'http'}://{_in_url(self.host)}:{self.port}"
 
     @property
+    def stream_url(self) -> str:
+        """Base URL of the streams: the same port."""
+        return "ws" + self.url.removeprefix("http")
+
+    @property
     def control_url(self) -> str:
         """Base URL of the control port."""
         return f"http://127.0.0.1:{self.control_port}"
@@ -119,6 +126,11 @@ class FakeBybit:
     def stats(self) -> Stats:
         """Counts of what was answered."""
         return self.exchange.stats
+
+    @property
+    def streams(self) -> Streams:
+        """Connections and counts of the WebSocket streams."""
+        return self.exchange.streams
 
     @property
     def faults(self) -> Faults:

@@ -14,6 +14,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 if TYPE_CHECKING:
+    import asyncio
+
     from tests.fake_bybit.faults import Rule
     from tests.fake_bybit.reply import Reply
     from tests.fake_bybit.settings import Settings
@@ -157,16 +159,20 @@ def dress(answer: Answer, settings: Settings, now_us: int, traceid: str, accept_
     return headers
 
 
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection by RST."""
+    linger = struct.pack("ii", 1, 0)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    transport.abort()
+
+
 class Dropped(web.StreamResponse):
     """No answer: the connection is reset instead."""
 
     async def prepare(self, request: web.BaseRequest) -> NoReturn:
         """Reset rather than close, so that the client cannot take it for an empty answer."""
-        transport = request.transport
-        if transport is not None:
-            linger = struct.pack("ii", 1, 0)
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            transport.abort()
+        if request.transport is not None:
+            reset(request.transport)
         raise ConnectionResetError("dropped on purpose")
 
 

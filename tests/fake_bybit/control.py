@@ -40,6 +40,8 @@ class Control:
                 web.get("/stats", self.get_stats),
                 web.get("/record", self.get_record),
                 web.delete("/record", self.delete_record),
+                web.get("/streams", self.get_streams),
+                web.post("/streams", self.post_streams),
                 web.get("/clock", self.get_clock),
                 web.post("/clock", self.post_clock),
                 web.post("/reset", self.post_reset),
@@ -99,6 +101,27 @@ class Control:
         self._exchange.record.clear()
         return _json({"last_sequence": self._exchange.record.sequence, "entries": []})
 
+    async def get_streams(self, _request: web.Request) -> web.Response:
+        """The WebSocket connections that stand, with their topics."""
+        return _json([connection.as_dict() for connection in self._exchange.streams.connections])
+
+    async def post_streams(self, request: web.Request) -> web.Response:
+        """Trouble for those that stand: {"action": drop | close | say | replay, "category": ..., "text": ...}."""
+        asked = _fields(await _object(request), required={"action": str}, optional={"category": str, "text": str})
+        streams, category = self._exchange.streams, asked.get("category")
+        match asked["action"]:
+            case "drop":
+                count = streams.drop(category)
+            case "close":
+                count = streams.drop(category, how="close")
+            case "say":
+                count = await streams.say(asked.get("text", ""), category)
+            case "replay":
+                count = await streams.replay(category)
+            case other:
+                raise ValueError(f"action: expected drop, close, say or replay, got {other!r}")
+        return _json({"count": count})
+
     async def get_clock(self, _request: web.Request) -> web.Response:
         """The exchange's time and how far it is off."""
         offset_ms = self._exchange.settings.clock_offset_ms
@@ -154,6 +177,7 @@ def summary(exchange: Exchange) -> dict[str, Any]:
             }
             for (uid, method, path, group), account in books.account.buckets.items()
         ],
+        "streams": exchange.streams.book.as_dict(),
         "public_endpoints": {key: window.peak for key, window in books.endpoint.windows.items()},
     }
 

@@ -1,7 +1,7 @@
 """The exchange's front door. Every request walks this corridor:
 
 network delay, record, IP limiter, faults, then the judge (GET with a body, route, signature, account limiter,
-handler), and out again.
+handler), and out again. The handshake of a stream leaves it after the record: its limits are its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from tests.fake_bybit.call import Call
 from tests.fake_bybit.faults import Faults
 from tests.fake_bybit.record import Record, Stats
 from tests.fake_bybit.reply import Reply
+from tests.fake_bybit.stream_words import category_of
+from tests.fake_bybit.streams import Streams
 
 if TYPE_CHECKING:
     from multidict import CIMultiDict
@@ -45,6 +47,14 @@ class Exchange:
         self._clock = clock
         self._sleep = sleep
         self._traceids = random.Random(seed)
+        self.streams = Streams(
+            settings,
+            seed=seed,
+            clock=clock,
+            now_us=judge.now_us,
+            ids=random.Random(seed),
+            stopping=self.stopping,
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -53,6 +63,7 @@ class Exchange:
         self.faults = Faults(self._seed)
         self.record = Record(self.settings.record_size)
         self.stats = Stats()
+        self.streams.reset()
 
     def now_us(self) -> int:
         """The clock the books run on. It has no offset: a skew set halfway must not bend their windows."""
@@ -79,7 +90,10 @@ class Exchange:
             raw_headers=request.raw_headers,
             body=body,
         )
-        response = await self._respond(Call(request, path, raw_query, body, entry, plan))
+        call = Call(request, path, raw_query, body, entry, plan)
+        if (category := category_of(path)) is not None:
+            return await self._stream(call, category)
+        response = await self._respond(call)
         if plan.response_delay_us:
             await self._sleep(plan.response_delay_us / 1_000_000)
         return response
@@ -93,6 +107,13 @@ class Exchange:
         if call.path == tools.LARGE and call.method == "GET":
             return await self._large(call)
         return self._send(call, self._serve(call))
+
+    async def _stream(self, call: Call, category: str) -> web.StreamResponse:
+        # At Bybit this is another host (bybit.md 4.2): the address's window of REST requests has no part in it.
+        if call.plan.outcome is not None:
+            return await self._break(call, call.plan.outcome)
+        served = await self.streams.serve(call, category)
+        return served if isinstance(served, web.StreamResponse) else self._send(call, served)
 
     async def _break(self, call: Call, rule: Rule) -> web.StreamResponse:
         match rule.kind:
@@ -152,6 +173,8 @@ class Exchange:
 
     def _count(self, call: Call, status: int | None, ret_code: int | None) -> None:
         call.entry.status, call.entry.ret_code = status, ret_code
+        if category_of(call.path) is not None:
+            return  # streams have books of their own
         # Paths that clients make up would fill the memory of a long-running exchange.
         endpoint = "(unknown)" if status == 404 else f"{call.method} {call.path}"
         self.stats.answered(endpoint, status, ret_code)

@@ -70,6 +70,20 @@ class Settings:
     kline_settle_ms: int = 0  # how long after its close a candle still changes
     kline_absent_category_echo: Literal["linear", "empty"] = "linear"
 
+    # --- streams: bybit.md 4.3 to 4.6 and Unknown 10 ---
+    stream_connect_limit: int = 500
+    stream_connect_window_us: int = 300_000_000
+    stream_concurrent_limit: int = 1000
+    stream_args_chars: int = 21_000  # of all topics of a connection, written as one JSON list
+    stream_spot_args: int = 10  # of one request
+    stream_option_args: int = 2000  # of one connection
+    stream_over_limit: Literal["refuse", "close"] = "refuse"  # bybit.md Unknown 10
+    stream_bad_topic: Literal["all", "rest"] = "all"  # what a bad topic takes with it: all of its request, or nothing
+    stream_push_ms: int = 1000  # "every 1-60 s"; by the exchange's clock
+    stream_confirm_delay_ms: int = 0  # how long after its end a candle is confirmed
+    stream_idle_us: int = 600_000_000
+    stream_silent: bool = False  # nothing is pushed, nothing is answered
+
     # --- orders: bybit.md Unknown 8 ---
     link_id_reuse_after_final: bool = False
 

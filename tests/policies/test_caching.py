@@ -115,7 +115,7 @@ def test_whatever_may_change_the_answer_is_in_the_key() -> None:
         pytest.param(f"&end={NOON_MS}", [NOON_MS], NOON_MS + 30_000, 2 * S, id="end inside the open candle"),
         pytest.param(f"&end={NOON_MS - 1}", [NOON_MS - MINUTE], NOON_MS + 4_999, 2 * S, id="ended, not settled"),
         pytest.param(f"&end={NOON_MS - 1}", [NOON_MS - MINUTE], NOON_MS + 5_000, 604_800 * S, id="settled"),
-        pytest.param(f"&end={NOON_MS - 1}", [], NOON_MS + 5_000, 604_800 * S, id="settled and empty"),
+        pytest.param(f"&end={NOON_MS - 1}", [], NOON_MS + 5_000, 60 * S, id="settled and empty"),
         pytest.param(f"&end={NOON_MS + 10 * MINUTE}", [NOON_MS], NOON_MS + 1_000, 2 * S, id="end in the future"),
         pytest.param("&start=0", [NOON_MS], NOON_MS + 1_000, 2 * S, id="start alone, page not full: may grow"),
         pytest.param("&start=0&limit=2", [120_000, 60_000], NOON_MS, 604_800 * S, id="start alone, page full and old"),
@@ -125,7 +125,7 @@ def test_whatever_may_change_the_answer_is_in_the_key() -> None:
 def test_lifetimes(text: str, rows: list[int], now_ms: int, expected_us: int) -> None:
     asked = query(f"category=linear&symbol=BTCUSDT&interval=1{text}")
 
-    assert caching.lifetime_us(asked, rows, LIFETIMES, now_ms * 1000) == expected_us
+    assert caching.life(asked, rows, LIFETIMES, now_ms * 1000).fresh_us == expected_us
 
 
 @given(
@@ -140,7 +140,7 @@ def test_nothing_that_can_change_lives_past_a_boundary(
     """An answer kept across the end of a candle is one whose newest possible candle has ended and settled."""
     end_ms = now_ms - end_back_ms if given_end else None
     asked = CandleQuery("kline", "linear", "BTCUSDT", interval, None, end_ms, None)
-    life_us = caching.lifetime_us(asked, [], LIFETIMES, now_ms * 1000)
+    life_us = caching.life(asked, [], LIFETIMES, now_ms * 1000).fresh_us
     boundary_ms = candles.end_of(interval, candles.open_of(interval, now_ms))
     if now_ms * 1000 + life_us > boundary_ms * 1000:
         assert end_ms is not None

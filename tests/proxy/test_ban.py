@@ -149,6 +149,7 @@ async def test_candles_that_are_waited_for_are_answered_from_what_is_known() -> 
         "queue__max_wait": "10m",
         "pacing__ban": "60s",
         "cache__open_ttl": "100ms",
+        "cache__stale_while_revalidate": "0s",
     }
     async with (
         FakeBybit() as exchange,

@@ -9,7 +9,8 @@ import json
 import aiohttp
 import pytest
 
-from proxy.cache import L1, Entry, Flights, Variant
+from policies.caching import Life
+from proxy.cache import L1, Entry, Flights
 from proxy.tasks import TaskOwner
 from tests.fake_bybit import FakeBybit
 from tests.gateway_fixture import gateway, url
@@ -64,7 +65,10 @@ async def test_the_order_of_parameters_does_not_matter() -> None:
 
 
 async def test_an_answer_with_the_open_candle_is_asked_for_again_soon() -> None:
-    async with FakeBybit() as exchange, gateway(exchange.url, cache__open_ttl="50ms") as app:
+    async with (
+        FakeBybit() as exchange,
+        gateway(exchange.url, cache__open_ttl="50ms", cache__stale_while_revalidate="0s") as app,
+    ):
         await exchange_bytes(app.port, get(LATEST))
         async with asyncio.timeout(10):
             while (await exchange_bytes(app.port, get(LATEST))).get("Age") is not None:
@@ -301,7 +305,7 @@ async def test_without_a_cache_everything_is_forwarded() -> None:
 
 
 def entry(key: str, size: int = 100, expires_us: int = 1_000) -> Entry:
-    return Entry(key, Variant(b"", b"x" * size), None, "identity", 1, 0, expires_us)
+    return Entry.of(key, b"", b"x" * size, 1, 0, Life(expires_us, expires_us, expires_us))
 
 
 def test_memory_is_bounded_and_the_least_used_goes_first() -> None:

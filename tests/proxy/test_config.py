@@ -272,6 +272,8 @@ def test_a_match_that_nothing_can_meet_says_why(match: dict[str, object], why: s
 SCHEMA = json.loads(config_schema(ROUTES))
 
 GOOD = [
+    "archive: {url: 'postgresql://user:p%40ss@db:5433/candles?sslmode=verify-full', retention: 3650d, serve: false}",
+    "archive: {url: 'postgres:///candles?host=/run/postgresql', password: a-password}",
     "listen: {port: 9000, trusted_proxies: [10.0.0.0/8, '::1']}",
     "egress: {id: 7}",
     "admin: {port: 9090}\nupstream: {ca_file: null, prewarm: 3, timeouts: {read: 250ms}}",
@@ -279,6 +281,9 @@ GOOD = [
     "limits: [{name: a, quota: 3000000/1h, burst: 5, counts: requests, partition: [], shadow: true}]",
     "limits: [{name: a, quota: 5/1s, window: held, when_full: refuse, refuse_with: bybit, match: {signed: true}}]",
     "cache: {enabled: false, open_ttl: 0s, l1: {max_bytes: 10MB}}\nlog: {level: debug, format: console}",
+    "cache: {rules: [{endpoint: tickers, ttl: 500ms, stale: 0s}, {endpoint: [open-interest], ttl: 1h, boundary: 1h}]}",
+    "cache: {rules: [], lock: always, l2: {url: 'rediss://:pw@a:7000/1', secret: 0123456789abcdef}}",
+    "candles: {shadow: 5, stream: true, boundary: {enabled: false}}\nupstream: {stream_url: 'ws://127.0.0.1:9443/'}",
     "identity: {default_tier: FREE, assign: [{match: {ip: 10.0.0.0/8}, tier: INTERNAL}]}",
     "identity: {tiers: {S: {second: 1}}, heavy: [{endpoints: kline, tier: S, quota: 1/1m}], default_tier: S}",
     "identity: {accounts: {main: one-key}, tokens: [{name: bot, token: 0123456789abcdef0123456789abcdef, tier: FREE}]}",
@@ -287,6 +292,15 @@ GOOD = [
 """What editors must not call wrong."""
 
 BEYOND_A_SCHEMA = {
+    "archive_flush_of_an_hour",
+    "archive_option_unknown",
+    "archive_password_without_url",
+    "archive_queue_below_batch",
+    "archive_retention_for_ever",
+    "archive_retention_of_hours",
+    "archive_socket_and_host",
+    "archive_timeout_of_a_minute",
+    "archive_tls_word",
     "header_of_nothing",
     "one_port_for_both",
     "breaker_exempts_everything",
@@ -319,6 +333,15 @@ BEYOND_A_SCHEMA = {
     "quota_window_too_short",
     "rules_of_one_name",
     "workers_without_store",
+    "cache_l2_of_large_values",
+    "cache_l2_secret_too_short",
+    "cache_l2_slow",
+    "cache_rule_boundary_of_seven_minutes",
+    "cache_rule_for_a_week",
+    "cache_rule_live_for_a_minute",
+    "cache_rule_twice",
+    "cache_stale_for_long",
+    "candles_stream_of_an_hour",
 }
 """What takes more than the shape of a value to see: `check` finds it."""
 

@@ -1,0 +1,330 @@
+"""What is kept, and how it is brought when it is not: the request cache, the candle store, the level of all gateways.
+
+    entry of this process -> page of known candles -> what others have put into Redis -> the exchange
+
+Whoever asks first fetches for all who ask meanwhile, here and, where a lease is worth it, in the other gateways. A
+fetch is never more than the client's own request would have cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from multidict import CIMultiDict
+
+from policies import bybit
+from policies import candles as calendar
+from policies.admission import Refused
+from policies.caching import CandleLifetimes, CandleQuery
+from policies.pages import Need, Page, Reach
+from policies.priority import Priority
+from proxy.answers import Kept, SharedAnswer, lines_of, read_answer
+from proxy.archived import Archived
+from proxy.ask import Ask
+from proxy.attempts import Attempts
+from proxy.cache import L1, Entry, Flights, Variant
+from proxy.candles import Candles
+from proxy.clock import Clock
+from proxy.describe import Asked
+from proxy.egress import Egress
+from proxy.errors import Banned, Broken, UpstreamError
+from proxy.level_two import LevelTwo
+from proxy.metrics import Metrics
+from proxy.tasks import TaskOwner
+from proxy.telemetry import Story
+
+NEUTRAL: Final = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "bybit-gateway"}
+"""Of requests that are not a client's own: nothing of his may colour an answer for all."""
+_FOUND: Final = "found"
+
+
+class Brought(NamedTuple):
+    """What a miss has come to."""
+
+    answer: SharedAnswer | None
+    """Of the exchange; None when it came from another gateway."""
+    entry: Entry | None
+    """What to give, where that is not the answer as it came."""
+    leads: bool
+    """This request has caused the fetch."""
+
+    @property
+    def failed(self) -> bool:
+        """The exchange is in trouble: an older answer is better than this one."""
+        answer = self.answer
+        return answer is not None and (answer.status >= 500 or answer.ret_code in bybit.TROUBLE)
+
+    @property
+    def cache_status(self) -> str:
+        """As RFC 9211 has it, for an answer of the exchange."""
+        forward = "fwd=uri-miss" if self.entry is None else "fwd=partial"
+        if not self.leads or self.answer is None:
+            return f"{forward}; collapsed"
+        stored = self.entry is not None or self.answer.entry is not None
+        return f"{forward}; fwd-status={self.answer.status}{'; stored' if stored else ''}"
+
+    def suits(self, accept_encoding: str | None) -> bool:
+        """Whether the asker can be given it; if not, he has to send for his own."""
+        return self.leads or self.entry is not None or self.answer is None or self.answer.suits(accept_encoding)
+
+
+class LookupRules(NamedTuple):
+    lifetimes: CandleLifetimes
+    tagged: bool
+
+
+class Lookup:
+    """`l1`, `candles` and `two` are None where they are switched off."""
+
+    def __init__(
+        self,
+        *,
+        l1: L1 | None,
+        candles: Candles | None,
+        two: LevelTwo | None,
+        archived: Archived | None,
+        rules: LookupRules,
+        attempts: Attempts,
+        egress: Egress,
+        metrics: Metrics,
+        tasks: TaskOwner,
+        clock: Clock,
+    ) -> None:
+        self.l1 = l1
+        self.candles = candles
+        self.two = two
+        self.made: list[Callable[[CandleQuery, Entry], None]] = []
+        """Called for every answer that is put together."""
+        self._archived = archived
+        self.rules = rules
+        self._attempts = attempts
+        self._egress = egress
+        self._metrics = metrics
+        self._tasks = tasks
+        self._flights = Flights(tasks)
+        self._revalidating: set[str] = set()
+        self._clock = clock
+
+    def exchange_us(self) -> int:
+        """The exchange's time, as far as it is known."""
+        return self._clock() + self._attempts.skew.offset_us
+
+    def remembered(self, asked: Asked, *, stale: bool = False, keep: bool = True) -> Entry | None:
+        """An answer made of known candles. `stale`: however old what it is made of."""
+        if self.candles is None or not isinstance(asked.kept, CandleQuery):
+            return None
+        page = self.candles.page(asked.kept, stale=stale)
+        if page is None:
+            return None
+        return self._made(asked.key, asked.kept, page, keep=keep)
+
+    def last(self, asked: Asked) -> Entry | None:
+        """The newest answer that there is, however old: for when the exchange cannot be asked."""
+        known = None if self.l1 is None else self.l1.stale(asked.key)
+        if known is not None and known.expires_us > self._clock():
+            return known
+        made = self.remembered(asked, stale=True)
+        return made if made is not None and (known is None or made.stored_us > known.stored_us) else known
+
+    def variant(self, entry: Entry, accept_encoding: str | None) -> Variant:
+        """Of an answer, the one to send."""
+        return entry.plain if self.l1 is None else self.l1.variant(entry, accept_encoding)
+
+    def to_revalidate(self, asked: Asked, now_us: int) -> Entry | None:
+        """An answer that is a little past its time, and may be given while a newer one is fetched."""
+        entry = None if self.l1 is None else self.l1.stale(asked.key)
+        if entry is None or now_us >= entry.revalidate_us or not self._attempts.may_send(asked.descriptor):
+            return None
+        return entry
+
+    def may_send(self, asked: Asked) -> bool:
+        """Whether anything is sent at present."""
+        return self._attempts.may_send(asked.descriptor)
+
+    def revalidate(self, asked: Asked, story: Story) -> None:
+        """Fetch a newer one in the background, unless that is under way."""
+        if asked.key not in self._revalidating:
+            self._revalidating.add(asked.key)
+            target = f"{asked.descriptor.path}?{asked.descriptor.query}".removesuffix("?")
+            ask = Ask(asked.descriptor, target, CIMultiDict(NEUTRAL), b"")
+            self._tasks.spawn(self._revalidate(ask, asked, Story(story.request_id, "GET", self._clock())), "revalidate")
+
+    async def _revalidate(self, ask: Ask, asked: Asked, story: Story) -> None:
+        try:
+            await self.bring(ask, asked, story)
+        except (Banned, Broken, UpstreamError):
+            pass  # who asks next finds out for himself
+        finally:
+            self._revalidating.discard(asked.key)
+
+    async def bring(self, ask: Ask, asked: Asked, story: Story) -> Brought | Refused | None:
+        """Fetch what is missing, or wait for who fetches it. None: this request has to be sent by itself."""
+        if self.candles is not None and isinstance(asked.kept, CandleQuery):
+            need = self.candles.need(asked.kept)
+            if need is not None and need.reach is not Reach.OWN:
+                brought = await self._part(need, ask, asked, story)
+                if brought is not None:
+                    return brought
+        return await self._whole(ask, asked, story)
+
+    async def refresh(self, need: Need, ask: Ask, story: Story) -> SharedAnswer | Refused | None:
+        """Fetch what somebody is going to ask for; None when another gateway had."""
+        return await self._flights.join(self._flight_of(need.query), lambda: self._fetch_part(need, ask, story))
+
+    async def _whole(self, ask: Ask, asked: Asked, story: Story) -> Brought | Refused | None:
+        """The client's own request, as he has written it."""
+        assert asked.kept is not None  # noqa: S101
+        key = self._flight_of(asked.kept)
+        leads = self._leads(key, story)
+        got = await self._flights.join(key, lambda: self._fetch_whole(ask, asked, story))
+        if isinstance(got, Refused):
+            return got if leads else None
+        return Brought(None, got, leads) if isinstance(got, Entry) else Brought(got, None, leads)
+
+    async def _part(self, need: Need, ask: Ask, asked: Asked, story: Story) -> Brought | Refused | None:
+        """What completes a page; None when it does not, as it should."""
+        key, began_us = self._flight_of(need.query), self.exchange_us()
+        leads = self._leads(key, story)
+        got = await self._flights.join(key, lambda: self._fetch_part(need, ask, story))
+        if isinstance(got, Refused):
+            return got if leads else None
+        if got is not None and not got.good:
+            return Brought(got, None, leads)
+        entry = self._page(asked, began_us)
+        return None if entry is None else Brought(got, entry, leads)
+
+    def _leads(self, key: str, story: Story) -> bool:
+        if key in self._flights:
+            self._metrics.collapsed.labels(story.endpoint).inc()
+            return False
+        return True
+
+    def _page(self, asked: Asked, began_us: int) -> Entry | None:
+        """Of what has been fetched since: good for those who waited for it, even where its time is over by now, but not
+        where its candle had ended before they asked."""
+        assert isinstance(asked.kept, CandleQuery)  # noqa: S101
+        if self.candles is None:
+            return None
+        page = self.candles.page(asked.kept, stale=True)
+        if page is None or (page.tail is not None and page.tail.ends_us <= began_us):
+            return None
+        return self._made(asked.key, asked.kept, page)
+
+    def _made(self, key: str, query: CandleQuery, page: Page, *, keep: bool = True) -> Entry:
+        assert self.candles is not None  # noqa: S101
+        entry = self.candles.entry(key, query, page)
+        if keep:
+            self._keep(entry)
+        for each in self.made:
+            each(query, entry)
+        return entry
+
+    async def _fetch_whole(self, ask: Ask, asked: Asked, story: Story) -> SharedAnswer | Entry | Refused:
+        kept = asked.kept
+        assert kept is not None  # noqa: S101
+
+        async def look() -> Entry | None:
+            return await self._from_two(asked)
+
+        async def fetch() -> SharedAnswer | Refused:
+            got = await self._exchange(ask, kept, asked.key, story)
+            if isinstance(got, SharedAnswer) and got.entry is not None:
+                self._keep(got.entry)
+                if self.two is not None and got.told is None:  # candles are shared as such
+                    await self.two.put_entry(got.entry, ranged=_ranged(kept))
+            return got
+
+        if self.two is None:
+            return await look() or await fetch()
+        return await self.two.once(asked.key, look, fetch, ranged=_ranged(kept))
+
+    async def _fetch_part(self, need: Need, ask: Ask, story: Story) -> SharedAnswer | Refused | None:
+        """The answer of the exchange, None where another gateway had fetched it."""
+        query = need.query
+
+        async def look() -> str | None:
+            return _FOUND if await self._restored(query) else None
+
+        async def fetch() -> SharedAnswer | Refused:
+            return await self._exchange(_asking(ask, query), query, query.key(), story)
+
+        if self.two is None:
+            return None if await look() else await fetch()
+        got = await self.two.once(query.key(), look, fetch, ranged=_ranged(query))
+        return None if isinstance(got, str) else got
+
+    async def _restored(self, query: CandleQuery) -> bool:
+        """Whether what others have kept completes a page."""
+        candles = self.candles
+        if candles is None:
+            return False
+        if self.two is not None and await self.two.restore(query) and candles.page(query) is not None:
+            return True
+        if self._archived is None or not await self._archived.restore(candles, query):
+            return False
+        return candles.page(query) is not None
+
+    async def _from_two(self, asked: Asked) -> Entry | None:
+        """What the other gateways have of it, or the archive."""
+        query = asked.kept
+        if isinstance(query, CandleQuery) and self.candles is not None and self.candles.select(query) is not None:
+            return self.remembered(asked) if await self._restored(query) else None
+        entry = None if self.two is None else await self.two.entry(asked.key)
+        if entry is not None:
+            self._keep(entry)
+        return entry
+
+    async def _exchange(self, ask: Ask, kept: Any, key: str, story: Story) -> SharedAnswer | Refused:
+        """Ask the exchange, and take over what it says."""
+        answered = await self._attempts.send(ask, story)
+        if isinstance(answered, Refused):
+            return answered
+        if answered.status == 403 and self._egress.banned:
+            raise Banned  # its own answer tells of the ban: what is kept is better than that
+        reply, received_us = answered.reply, self._clock()
+        raw = await reply.read() if answered.raw is None else answered.raw
+        exchange_us = received_us + self._attempts.skew.offset_us
+        rules = self.rules
+        how = Kept(kept, key, rules.lifetimes, received_us, exchange_us, rules.tagged)
+        answer = read_answer(reply, raw, how)
+        if not answered.text and answer.plain is not None:  # long and compressed: it is decoded here only
+            self._attempts.learn_time(answered, answer.plain.body)
+        if answer.told is not None and self.candles is not None and self.candles.select(kept) is not None:
+            await self._learn(kept, answer, lines_of(reply))
+        return answer
+
+    async def _learn(self, query: CandleQuery, answer: SharedAnswer, lines: bytes) -> None:
+        assert answer.told is not None and self.candles is not None  # noqa: S101, PT018
+        if not self.candles.learn(query, answer.told, lines):
+            self._metrics.odd_answers.labels(query.endpoint).inc()
+        elif self.two is not None:
+            history = self.candles.known(query.series)
+            if history is not None and history.tail is not None and history.tail.at_ms == answer.told.at_ms:
+                await self.two.put_tail(query, answer, lines)
+            if self.two.locks(ranged=_ranged(query)):
+                await self.two.write_series(query.series)
+
+    def _keep(self, entry: Entry) -> None:
+        if self.l1 is not None and entry.expires_us > self._clock():  # a reload may have switched it off meanwhile
+            self.l1.put(entry)
+            self._metrics.cache_operations.inc(("set", "stored"))
+
+    def _flight_of(self, query: Any) -> str:
+        """Who asks when the running candle has ended does not join those who asked before."""
+        if not isinstance(query, CandleQuery):
+            return str(query.key())
+        running_ms = calendar.open_of(query.interval, self.exchange_us() // 1000)
+        return f"{query.key()}@{running_ms}"
+
+
+def _ranged(kept: object) -> bool:
+    return isinstance(kept, CandleQuery) and (kept.start_ms is not None or kept.end_ms is not None)
+
+
+def _asking(ask: Ask, query: CandleQuery) -> Ask:
+    """Another request about the same series, in nobody's name."""
+    path, written = ask.descriptor.path, query.written()
+    priority = Priority.HISTORY if _ranged(query) else Priority.LIVE
+    descriptor = ask.descriptor._replace(query=written, priority=priority)
+    return ask._replace(descriptor=descriptor, target=f"{path}?{written}", headers=CIMultiDict(NEUTRAL), body=b"")
