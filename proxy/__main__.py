@@ -20,6 +20,7 @@ from multidict import CIMultiDict
 from policies.routing import RouteTable
 from proxy import app, log, ports
 from proxy.advice import advice
+from proxy.banner import banner, greet
 from proxy.clock import system_clock
 from proxy.config import Config, load_routes
 from proxy.config_problems import ConfigError
@@ -91,13 +92,13 @@ def _supervise(config: Config, source: Source) -> int:
             stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-")),
             drain_s=drain_seconds(config),
             objection=lambda: objection_of(config, source),
-            all_serve=lambda: app.greet(config, port),
+            all_serve=lambda: greet(config, port),
         )
         return asyncio.run(workers.run())
 
 
 def _check(config: Config) -> int:
-    for line in app.banner(config, config.listen.port):
+    for line in banner(config, config.listen.port):
         print(line)
     for warning in advice(config):
         print(f"warning: {warning}")

@@ -15,15 +15,14 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from policies import bybit
-from policies.admission import Charge, Counts, Quota, Rulebook, WhenFull
+from policies.admission import Charge, Counts, Quota, Rulebook
 from policies.circuit import CircuitRules
-from policies.quantities import duration_text
 from policies.routing import RouteTable
 from proxy import log
 from proxy.accounts import Accounts
 from proxy.admin import Admin
-from proxy.advice import advice
 from proxy.attempts import AFTER_THE_CLIENT, Attempts
+from proxy.banner import greet
 from proxy.body import BodyLimits
 from proxy.breaker import Breaker
 from proxy.caches import Caches
@@ -341,15 +340,6 @@ async def serve(config: Config, routes: RouteTable, sink: Sink, source: Source, 
     logger.info("stopped")
 
 
-def greet(config: Config, port: int) -> None:
-    """Tell the person who starts the gateway what it does, and what looks like a mistake."""
-    lines = [*banner(config, port), *(f"WARNING: {warning}" for warning in advice(config))]
-    sys.stderr.write("".join(f"{line}\n" for line in lines))
-    sys.stderr.flush()
-    for warning in advice(config):
-        structlog.get_logger().warning("doubtful_configuration", warning=warning)
-
-
 def _calm_collector() -> None:
     """What start-up made lives for ever and is never looked through again; what requests make, seldom.
 
@@ -358,39 +348,3 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-
-
-def banner(config: Config, port: int) -> list[str]:
-    """What is enforced, in words for the person who starts the gateway."""
-    cache = config.cache
-    lines = [
-        f"bybit-gateway on http://{config.listen.host}:{port} -> {config.upstream.url}",
-        f"  egress {config.egress.id}, store {config.store.address.shown}",
-    ]
-    quotas = config.quotas(Counts.REQUESTS) + config.quotas(Counts.UPSTREAM)
-    lines += [f"  limit {_in_words(quota)}" for quota in quotas] or ["  NO LIMITS are configured"]
-    pacing = config.pacing
-    lines.append(
-        f"  accounts: limits as published less {pacing.headroom} %, then as the exchange tells"
-        if pacing.enabled
-        else "  accounts: their limits are not kept"
-    )
-    lines.append(
-        f"  cache: candles, {cache.l1.max_bytes >> 20} MiB, open {duration_text(cache.open_ttl)}, "
-        f"closed {duration_text(cache.closed_ttl)} after {duration_text(cache.settle)}"
-        if cache.enabled
-        else "  cache: off"
-    )
-    return lines
-
-
-def _in_words(quota: Quota) -> str:
-    each = " and ".join(quota.partition) or "everybody"
-    full = "waits" if quota.when_full is WhenFull.WAIT else "refuses"
-    on = sorted(quota.match.endpoint) if quota.match.endpoint else []
-    scope = f" on {', '.join(on) if len(on) < 4 else f'{len(on)} endpoints'}" if on else ""
-    shadow = ", SHADOW: not enforced" if quota.shadow else ""
-    return (
-        f"{quota.name}: {quota.limit} in {duration_text(quota.window_us)} per {each}{scope}, "
-        f"counts {quota.counts}, {quota.window}, {full}{shadow}"
-    )

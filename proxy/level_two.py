@@ -37,6 +37,7 @@ _WAIT_US: Final = 10_000_000
 _ABSENT_US: Final = 2_000_000
 """How long it is remembered that Redis has no such segment."""
 _TRIES: Final = 3
+_SKEW_US: Final = 1_000_000
 
 
 class SharedRules(NamedTuple):
@@ -125,7 +126,8 @@ class LevelTwo:
         offset_us = self._exchange_clock() - self._clock()
         stored_us, expires_us = frame.stored_us - offset_us, frame.expires_us - offset_us
         now_us = self._clock()
-        if not stored_us <= now_us + 1_000_000 < expires_us + 1_000_000 or expires_us > now_us + self.rules.closed_us:
+        # Clocks of gateways differ a little; a value from the future, or for longer than we keep any, is not believed.
+        if stored_us > now_us + _SKEW_US or not now_us < expires_us <= now_us + self.rules.closed_us + _SKEW_US:
             return None
         tag = tag_of(digest(frame.body)) if self.rules.tagged else ""
         life = Life(expires_us - stored_us, expires_us - stored_us, expires_us - stored_us + self.rules.error_us)

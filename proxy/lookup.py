@@ -8,8 +8,8 @@ fetch is never more than the client's own request would have cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NamedTuple, TypeVar
 
 from multidict import CIMultiDict
 
@@ -33,6 +33,8 @@ from proxy.level_two import LevelTwo
 from proxy.metrics import Metrics
 from proxy.tasks import TaskOwner
 from proxy.telemetry import Story
+
+T = TypeVar("T")
 
 NEUTRAL: Final = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "bybit-gateway"}
 """Of requests that are not a client's own: nothing of his may colour an answer for all."""
@@ -177,7 +179,7 @@ class Lookup:
         assert asked.kept is not None  # noqa: S101
         key = self._flight_of(asked.kept)
         leads = self._leads(key, story)
-        got = await self._flights.join(key, lambda: self._fetch_whole(ask, asked, story))
+        got = await self._joined(key, lambda: self._fetch_whole(ask, asked, story), story, leads=leads)
         if isinstance(got, Refused):
             return got if leads else None
         return Brought(None, got, leads) if isinstance(got, Entry) else Brought(got, None, leads)
@@ -186,7 +188,7 @@ class Lookup:
         """What completes a page; None when it does not, as it should."""
         key, began_us = self._flight_of(need.query), self.exchange_us()
         leads = self._leads(key, story)
-        got = await self._flights.join(key, lambda: self._fetch_part(need, ask, story))
+        got = await self._joined(key, lambda: self._fetch_part(need, ask, story), story, leads=leads)
         if isinstance(got, Refused):
             return got if leads else None
         if got is not None and not got.good:
@@ -199,6 +201,15 @@ class Lookup:
             self._metrics.collapsed.labels(story.endpoint).inc()
             return False
         return True
+
+    async def _joined(self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], story: Story, *, leads: bool) -> T:
+        """Who waits for another's fetch waits for the exchange, and his own story says so."""
+        began_us = self._clock()
+        try:
+            return await self._flights.join(key, fetch)
+        finally:
+            if not leads:
+                story.upstream_us += self._clock() - began_us
 
     def _page(self, asked: Asked, began_us: int) -> Entry | None:
         """Of what has been fetched since: good for those who waited for it, even where its time is over by now, but not
@@ -231,7 +242,7 @@ class Lookup:
             got = await self._exchange(ask, kept, asked.key, story)
             if isinstance(got, SharedAnswer) and got.entry is not None:
                 self._keep(got.entry)
-                if self.two is not None and got.told is None:  # candles are shared as such
+                if self.two is not None and not self._as_candles(kept):
                     await self.two.put_entry(got.entry, ranged=_ranged(kept))
             return got
 
@@ -268,7 +279,7 @@ class Lookup:
     async def _from_two(self, asked: Asked) -> Entry | None:
         """What the other gateways have of it, or the archive."""
         query = asked.kept
-        if isinstance(query, CandleQuery) and self.candles is not None and self.candles.select(query) is not None:
+        if isinstance(query, CandleQuery) and self._as_candles(query):
             return self.remembered(asked) if await self._restored(query) else None
         entry = None if self.two is None else await self.two.entry(asked.key)
         if entry is not None:
@@ -290,9 +301,14 @@ class Lookup:
         answer = read_answer(reply, raw, how)
         if not answered.text and answer.plain is not None:  # long and compressed: it is decoded here only
             self._attempts.learn_time(answered, answer.plain.body)
-        if answer.told is not None and self.candles is not None and self.candles.select(kept) is not None:
+        if answer.told is not None and self._as_candles(kept):
             await self._learn(kept, answer, lines_of(reply))
         return answer
+
+    def _as_candles(self, kept: object) -> bool:
+        """Whether its answers are kept row by row; others are kept by their requests."""
+        candles = self.candles
+        return isinstance(kept, CandleQuery) and candles is not None and candles.select(kept) is not None
 
     async def _learn(self, query: CandleQuery, answer: SharedAnswer, lines: bytes) -> None:
         assert answer.told is not None and self.candles is not None  # noqa: S101, PT018

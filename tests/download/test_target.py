@@ -158,6 +158,25 @@ def test_killed_at_any_instant_the_next_one_makes_the_same_file(
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_what_a_record_or_a_name_promises_is_on_the_disk_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Form
+) -> None:
+    """A machine that loses its power keeps what was synced, and the rest in any order or not at all."""
+    paths = Paths.of(tmp_path / "out")
+    downloaded(paths, request(form, to_ms=None), 20)
+    with killed_at(1_000, monkeypatch) as done:
+        downloaded(paths, request(form, to_ms=None), 40)
+
+    assert done.count("write") == 2
+    assert done.count("rename") == 2 + 1 + 1  # the record each time it was saved, and at the end; then the file
+    for at, change in enumerate(done):
+        if change == "write":
+            assert done[at + 1 : at + 5] == ["fsync", "fsync", "rename", "fsync"]  # the part; the record, its name
+        if change == "rename":
+            assert (done[at - 1], done[at + 1]) == ("fsync", "fsync")
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_what_a_kill_left_behind_the_record_is_cut_off(tmp_path: Path, form: Form) -> None:
     paths = Paths.of(tmp_path / "out")
     target = Target(paths, request(form), None)
@@ -165,7 +184,7 @@ def test_what_a_kill_left_behind_the_record_is_cut_off(tmp_path: Path, form: For
     fetch(target, 20)
     dies(target)
     with paths.part.open("ab") as part:
-        part.write(b"1735690800000,1.5,2,1")
+        part.write(b"1735690800000,1.5,2,1" * 1_000)
 
     resumed = Target(paths, request(form), None)
     resumed.begin()
