@@ -154,7 +154,7 @@ class LevelTwo:
         key, until_us = f"{query.series.key()}:tail", now_us + self.rules.open_us
         await self._put(key, Kind.TAIL, head, answer.plain.body, now_us, until_us, through=through)
 
-    async def restore(self, query: CandleQuery) -> bool:
+    async def restore(self, query: CandleQuery, *, newest_only: bool) -> bool:
         """Take over what the others know of what a request needs; whether there was anything."""
         if self.candles is None:
             return False
@@ -167,7 +167,7 @@ class LevelTwo:
         covered = () if history is None else history.covered
         if (history is None or history.good_tail(now_us) is None) and chosen.high_ms > now_us // 1000:
             restored = await self._restore_tail(series)
-        for number in segments_for(query, chosen, now_us // 1000):
+        for number in () if newest_only else segments_for(query, chosen, now_us // 1000):
             low_ms, high_ms = bounds_of(series.interval, number)
             if coverage.gaps(covered, low_ms, min(high_ms, now_us // 1000)):
                 restored = await self._restore_segment(series, number) or restored

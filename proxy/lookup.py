@@ -255,7 +255,7 @@ class Lookup:
         query = need.query
 
         async def look() -> str | None:
-            return _FOUND if await self._restored(query) else None
+            return _FOUND if await self._restored(query, newest_only=need.reach is Reach.TAIL) else None
 
         async def fetch() -> SharedAnswer | Refused:
             return await self._exchange(_asking(ask, query), query, query.key(), story)
@@ -265,14 +265,18 @@ class Lookup:
         got = await self.two.once(query.key(), look, fetch, ranged=_ranged(query))
         return None if isinstance(got, str) else got
 
-    async def _restored(self, query: CandleQuery) -> bool:
-        """Whether what others have kept completes a page."""
+    async def _restored(self, query: CandleQuery, *, newest_only: bool = False) -> bool:
+        """Whether what others have kept completes a page. `newest_only`: nothing else of it is missing."""
         candles = self.candles
         if candles is None:
             return False
-        if self.two is not None and await self.two.restore(query) and candles.page(query) is not None:
+        if (
+            self.two is not None
+            and await self.two.restore(query, newest_only=newest_only)
+            and candles.page(query) is not None
+        ):
             return True
-        if self._archived is None or not await self._archived.restore(candles, query):
+        if newest_only or self._archived is None or not await self._archived.restore(candles, query):
             return False
         return candles.page(query) is not None
 

@@ -64,6 +64,7 @@ class Asker:
         self._clock = clock
         self._sleep = sleep
         self._until_us = 0
+        self._gap_us = 0
         self._heard = False
         self.asked = 0
         """Questions that went out, those that were asked again included."""
@@ -74,8 +75,7 @@ class Asker:
         tries: Tries | None = None
         while True:
             async with self._places:
-                while (wait_us := self._until_us - self._clock()) > 0:
-                    await self._sleep(wait_us / 1e6)
+                await self._turn()
                 verdict = await self._once(target, headers)
             match verdict:
                 case Good(body):
@@ -89,6 +89,13 @@ class Asker:
                     tries = await self._wait(verdict, tries or Tries(self._clock()))
                 case _:
                     assert_never(verdict)
+
+    async def _turn(self) -> None:
+        """Until nobody has to wait any more; and where a quota is known, so far apart that it need not refuse again."""
+        while (wait_us := self._until_us - self._clock()) > 0:
+            await self._sleep(wait_us / 1e6)
+        if self._gap_us:
+            self._until_us = self._clock() + self._gap_us
 
     async def _once(self, target: str, headers: Mapping[str, str]) -> Verdict:
         self.asked += 1
@@ -116,6 +123,7 @@ class Asker:
         if now_us + wait_us - tries.since_us > patience_us:
             raise RunEnded(f"{again.reason}; another try would make sense in {duration_text(_rounded(wait_us))}")
         self._told(again.reason, wait_us)
+        self._gap_us = min(max(self._gap_us, again.gap_us), _LONGEST_PAUSE_US)
         if again.everybody:
             self._until_us = max(self._until_us, now_us + wait_us)
         else:

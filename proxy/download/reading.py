@@ -24,11 +24,13 @@ class Good(NamedTuple):
 
 
 class Again(NamedTuple):
-    """Not now. `wait_us`: as the answer tells; None where it does not. `everybody`: it is not about this question."""
+    """Not now. `wait_us`: as the answer tells; None where it does not. `everybody`: it is not about this question.
+    `gap_us`: so far apart questions would not have been refused, where the answer tells."""
 
     reason: str
     wait_us: int | None = None
     everybody: bool = False
+    gap_us: int = 0
 
 
 class Refused(NamedTuple):
@@ -52,9 +54,8 @@ def judge(status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
     if status == 200:
         return _told(headers, body)
     if status == 429:
-        return Again(
-            f"too many requests ({why or 'HTTP 429'})", _precise_us(body) or _retry_after_us(headers), everybody=True
-        )
+        reason = f"too many requests ({why or 'HTTP 429'})"
+        return Again(reason, _precise_us(body) or _retry_after_us(headers), everybody=True, gap_us=_gap_us(body))
     if status == 403 and (why == "banned" or bybit.BANNED_TEXT.encode() in body):
         return Again("the exchange has banned this address", _retry_after_us(headers), everybody=True)
     if status in _FAILING:
@@ -93,11 +94,21 @@ def _retry_after_us(headers: Mapping[str, str]) -> int | None:
 
 
 def _precise_us(body: bytes) -> int | None:
-    """The gateway's refusals tell the wait to the millisecond."""
-    seconds = _member(body, "retry_after")
-    if isinstance(seconds, int | float) and 0 < seconds < 1e7:
-        return math.ceil(seconds * 1e6)
-    return None
+    """The gateway's refusals tell the wait to the millisecond,"""
+    seconds = _number(body, "retry_after")
+    return math.ceil(seconds * 1e6) or None
+
+
+def _gap_us(body: bytes) -> int:
+    """and the quota: so many in so many seconds."""
+    limit = _number(body, "limit")
+    return math.ceil(_number(body, "period") * 1e6 / limit) if limit else 0
+
+
+def _number(body: bytes, name: str) -> float:
+    """A sane one that is not negative; else 0."""
+    value = _member(body, name)
+    return value if isinstance(value, int | float) and 0 < value < 1e7 else 0
 
 
 def _member(body: bytes, name: str) -> Any:

@@ -166,8 +166,24 @@ async def test_what_one_is_told_to_wait_for_everybody_waits_for() -> None:
     async with asking(limited(2_000_000), parallel=1) as (asker, time, gateway, waits):
         await asyncio.gather(*(asker.ask(f"/{number}") for number in range(5)))
         assert len(gateway.seen) == 6
-        assert time.slept == [2.0]
+        assert time.slept[0] == 2.0
         assert waits == [("too many requests (rate-limit)", 2.0)]
+
+
+async def test_once_a_quota_is_known_questions_come_so_far_apart_that_it_need_not_refuse() -> None:
+    """300 in 5 s: every 16.667 ms. Else each that expires would be fought for by all who wait."""
+    async with asking(GOOD, GOOD, limited(100_000), parallel=8) as (asker, time, gateway, _):
+        sent_us = []
+
+        async def answer(seen: Seen, writer: asyncio.StreamWriter) -> None:
+            sent_us.append(time.now_us - NOW_US)
+            await told_so(seen, writer)
+
+        told_so, gateway.answer = gateway.answer, answer
+        for number in range(12):
+            await asker.ask(f"/{number}")
+    assert sent_us[:3] == [0, 0, 0]
+    assert sent_us[3:] == [100_000 + number * 16_667 for number in range(10)]
 
 
 async def test_a_failure_of_one_question_does_not_hold_up_the_others() -> None:
