@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from multidict import CIMultiDict
 
-from policies import answer_rules, bybit, caching
+from policies import answer_rules, bybit, caching, selection
 from policies.admission import Charge, Counts, Quota, Rulebook, WhenFull, WindowKind
 from policies.answer_rules import AnswerQuery
 from policies.descriptor import Descriptor
@@ -150,7 +150,9 @@ def _cache(question: Question, config: Config, asked: Asked, now_us: int) -> str
         lifetime_us = caching.life(asked.kept, None, config.cache.lifetimes(), now_us).fresh_us
         closed = lifetime_us == config.cache.closed_ttl and lifetime_us > config.cache.open_ttl
         kind = "closed candles" if closed else "may hold an open candle"
-        return f"{kind}, kept up to {about(lifetime_us)}, key {asked.key}; a hit is not sent"
+        by_row = config.candles.enabled and selection.select(asked.kept, now_us // 1000) is not None
+        how = "put together from known candles where they suffice" if by_row else "kept by request only"
+        return f"{kind}, kept up to {about(lifetime_us)}, key {asked.key}; a hit is not sent; {how}"
     if not asked.route.candles and asked.route.endpoint not in config.cache.answer_rules():
         return "passes by: no rule of cache.rules names its endpoint, and it is not of candles"
     if question.method != "GET":

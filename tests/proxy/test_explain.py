@@ -89,6 +89,7 @@ def test_a_candle_request_meets_the_rules_that_are_shipped() -> None:
     [
         ("GET", KLINE, {}, "may hold an open candle, kept up to 2 s, key bybit:klines:linear:BTCUSDT:15:kline:-:-:-"),
         ("GET", f"{KLINE}&end=1700000000000", {}, "closed candles, kept up to 7 d"),
+        ("GET", "/v5/market/insurance", {}, "by a rule of cache.rules, kept up to 30 s, key bybit:market:insurance"),
         ("GET", f"{KLINE}&x=1", {}, "passes by: a parameter is missing, unknown"),
         ("HEAD", KLINE, {}, "passes by: only GET is kept"),
         ("GET", KLINE, signed(), "passes by: signed requests are private"),
@@ -97,6 +98,15 @@ def test_a_candle_request_meets_the_rules_that_are_shipped() -> None:
 )
 def test_how_the_cache_sees_it(method: str, target: str, headers: dict[str, str], expected: str) -> None:
     assert explained(method, target, **headers)["cache"].startswith(expected)
+
+
+def test_whether_an_answer_may_be_put_together_is_told() -> None:
+    """A start inside a candle is the exchange's to judge, except on spot."""
+    aligned, inside = f"{KLINE}&start=1700000100000", f"{KLINE}&start=1700000100001"
+    assert explained("GET", aligned)["cache"].endswith("put together from known candles where they suffice")
+    assert explained("GET", inside)["cache"].endswith("kept by request only")
+    spot = inside.replace("linear", "spot")
+    assert explained("GET", spot)["cache"].endswith("put together from known candles where they suffice")
 
 
 def test_a_cache_that_is_off_is_named() -> None:
