@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from policies.admission import Counts, Match, Quota
 from policies.quantities import duration_text
@@ -26,6 +27,13 @@ def advice(config: Config) -> Iterator[str]:
         )
     if config.store.shared and config.identity.hash_key is None and not config.store.address.password:
         yield "identity.hash_key: nothing secret keys the hashes of API keys in the store: it has no password either"
+    if config.candles.stream and _is_mainnet(config.upstream.url) != _is_mainnet(config.upstream.stream_url):
+        yield (
+            f"upstream.stream_url: {config.upstream.stream_url} is of another exchange than {config.upstream.url}: "
+            "candles of the one would be given for those of the other"
+        )
+    if config.cache.lock == "always" and config.cache.l2.url is None and not config.store.shared:
+        yield "cache.lock: always, without a Redis: each gateway fetches for itself (cache.l2.url, or store.url)"
     enforced = [quota for counts in Counts for quota in config.quotas(counts) if not quota.shadow]
     shared = [quota for quota in enforced if _protects_the_address(quota)]
     if not shared:
@@ -41,6 +49,11 @@ def advice(config: Config) -> Iterator[str]:
                 f"limits: {quota.name} lets one address ask for {_rate(quota)}, "
                 f"more than {tightest.name} has for everybody ({_rate(tightest)})"
             )
+
+
+def _is_mainnet(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host.endswith((".bybit.com", ".bytick.com")) and "-testnet" not in host and "-demo" not in host
 
 
 def _protects_the_address(quota: Quota) -> bool:

@@ -235,6 +235,27 @@ def test_one_client_that_may_ask_for_more_than_there_is_is_warned_of(quota: str,
 
 
 @pytest.mark.parametrize(
+    ("url", "stream_url", "warned"),
+    [
+        ("https://api.bybit.com", "wss://stream.bybit.com", False),
+        ("https://api.bytick.com", "wss://stream.bybit.com", False),
+        ("https://api-testnet.bybit.com", "wss://stream-testnet.bybit.com", False),
+        ("https://api-testnet.bybit.com", "wss://stream.bybit.com", True),
+        ("http://127.0.0.1:9443", "wss://stream.bybit.com", True),
+    ],
+)
+def test_streams_of_another_exchange_are_warned_of(url: str, stream_url: str, *, warned: bool) -> None:
+    places = {"UPSTREAM__URL": url, "UPSTREAM__STREAM_URL": stream_url}
+    assert any("of another exchange" in text for text in warnings(**places, CANDLES__STREAM="true")) is warned
+    assert warnings(**places) == []
+
+
+def test_one_fetch_for_all_needs_a_redis() -> None:
+    assert any("cache.lock: always, without a Redis" in text for text in warnings(CACHE__LOCK="always"))
+    assert warnings(CACHE__LOCK="always", CACHE__L2__URL="redis://127.0.0.1") == []
+
+
+@pytest.mark.parametrize(
     "match",
     [
         {"endpoint": "kline", "path": "/v5/market/kline", "method": ["GET", "HEAD"], "signed": False},
