@@ -35,6 +35,12 @@ Candles that the exchange streams:
     stream_rows.py       what does a message say, and does it join on to the one before?
       stream_words.py      the topics, requests and answers of a stream
 
+Candles that go into files:
+
+    blocks.py            a range in pieces that are asked for one by one
+      block_rows.py        is this the answer, and which lines does it make?
+      collected.py         what is there by now, and what is missing
+
 schema.py, cache_schema.py, archive_schema.py, resilience_schema.py, identity_schema.py and store_url.py turn the YAML
 of an operator into the frozen types that the rooms above work with; reach.py refuses rules that no request can meet.
 Every number of time is an integer of microseconds unless its name says otherwise (`_ms`).

@@ -96,12 +96,15 @@ def lifetime_us(rule: AnswerRule, now_us: int) -> int:
     return min(rule.ttl_us, left_us, rule.boundary_us - since_us)
 
 
-def life(rule: AnswerRule, now_us: int, revalidate_us: int) -> Life:
+def life(rule: AnswerRule, now_us: int, revalidate_us: int, given_us: int | None = None) -> Life:
     """As caching.life(), for an answer of an endpoint with a rule. New rows must not be missed at a boundary."""
+    given_us = now_us if given_us is None else given_us
+    boundary_us = rule.boundary_us
     fresh_us = lifetime_us(rule, now_us)
     longest_us = fresh_us + revalidate_us
-    if rule.boundary_us is not None:
-        longest_us = min(longest_us, rule.boundary_us - now_us % rule.boundary_us)
+    if boundary_us is not None:
+        left_us = boundary_us - given_us % boundary_us - (now_us - given_us)
+        fresh_us, longest_us = min(fresh_us, left_us), min(longest_us, left_us)
     return Life(fresh_us, longest_us, fresh_us + rule.stale_us)
 
 

@@ -104,6 +104,11 @@ def ret_code(body: bytes) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def in_trouble(status: int, code: int | None) -> bool:
+    """Whether an answer says that the exchange cannot do what it usually can, or not now."""
+    return status == 429 or status >= 500 or code in TROUBLE or code in PROTECTING_CODES
+
+
 def server_ms(body: bytes) -> int | None:
     """The exchange's clock as stamped at the end of the (decoded) body."""
     found = _TIME.search(body, max(0, len(body) - 64))

@@ -12,7 +12,7 @@ from policies.caching import CandleLifetimes
 from policies.identity_schema import Mistakes
 from policies.quantities import duration_text, size_text
 from policies.resilience_schema import Percent
-from policies.routing import RouteTable
+from policies.routing import OWN, RouteTable
 from policies.schema import DurationUs, EndpointWords, PositiveDurationUs, Section, SizeBytes
 from policies.secret_text import SharedSecret
 from policies.store_url import StoreAddress, StoreKind
@@ -41,6 +41,8 @@ class CacheRuleSection(Section):
     @classmethod
     def _may_be_kept(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         routes: RouteTable | None = (info.context or {}).get("routes")
+        if not OWN.isdisjoint(value):
+            raise ValueError(f"can never be kept: {min(OWN & frozenset(value))} is a page of the gateway's own")
         for route in () if routes is None else (*routes.routes, routes.unknown):
             if route.endpoint in value and (why := why_never_kept(route)) is not None:
                 raise ValueError(f"can never be kept: {why}")

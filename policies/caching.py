@@ -19,6 +19,7 @@ _CATEGORIES: Final = frozenset({"spot", "linear", "inverse", "option"})
 _SYMBOL: Final = re.compile(r"[A-Z0-9]{2,32}(?:-[A-Z0-9]{1,16}){0,4}")
 _MAX_ROWS: Final = 1000
 DEFAULT_ROWS: Final = 200
+_LATEST_MS: Final = 10**13
 _KNOWN: Final = ("category", "symbol", "interval", "start", "end", "limit")
 
 
@@ -105,28 +106,36 @@ def understand(route: Route, method: str, query: str) -> CandleQuery | None:
         if text is not None and not _is_canonical_number(text):
             return None
         numbers[name] = None if text is None else int(text)
-    start, end, limit = numbers["start"], numbers["end"], numbers["limit"]
+    asked = CandleQuery(route.endpoint, category, symbol, interval, numbers["start"], numbers["end"], numbers["limit"])
+    return asked if is_sensible(asked) else None
+
+
+def is_sensible(query: CandleQuery) -> bool:
+    """Its numbers are such as the documents explain."""
+    start_ms, end_ms, limit = query.start_ms, query.end_ms, query.limit
     if limit is not None and not 1 <= limit <= _MAX_ROWS:
-        return None
-    if start is not None and end is not None and start > end:
-        return None
-    return CandleQuery(route.endpoint, category, symbol, interval, start, end, limit)
+        return False
+    if any(each is not None and not 0 <= each < _LATEST_MS for each in (start_ms, end_ms)):
+        return False
+    return start_ms is None or end_ms is None or start_ms <= end_ms
 
 
-def life(query: CandleQuery, rows: list[int] | None, lifetimes: CandleLifetimes, now_us: int) -> Life:
-    """How long an answer may be kept from now on.
+def life(
+    query: CandleQuery, rows: list[int] | None, lifetimes: CandleLifetimes, now_us: int, given_us: int | None = None
+) -> Life:
+    """How long an answer may be kept from now on. `given_us`: when the exchange gave it, where it is known.
 
     `rows` are the open times in the answer, newest first; None when they are not known. Only what lies wholly before
     now - settle lives long. An answer that merely happens to hold no open candle is not final: a quiet or late market
     can still add a row. One that can change lives for a short time, and never past the end of its newest possible
     candle: a reader at 12:01:00 must not get the answer of 12:00:59.
     """
-    now_ms = now_us // 1000
+    given_ms = (now_us if given_us is None else given_us) // 1000
     settle_ms = lifetimes.settle_us // 1000
     horizon_ms = _last_possible_open(query, rows or [])
-    if horizon_ms is not None and candles.settled(query.interval, horizon_ms, settle_ms, now_ms):
+    if horizon_ms is not None and candles.settled(query.interval, horizon_ms, settle_ms, given_ms):
         return closed_life(lifetimes, _EMPTY_US if rows == [] else lifetimes.closed_us)
-    boundary_ms = candles.end_of(query.interval, candles.open_of(query.interval, now_ms))
+    boundary_ms = candles.end_of(query.interval, candles.open_of(query.interval, given_ms))
     return open_life(lifetimes, lifetimes.open_us, boundary_ms * 1000 - now_us)
 
 

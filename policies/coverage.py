@@ -29,6 +29,8 @@ def joined(ranges: Ranges, low: int, high: int) -> Ranges:
 
 def without(ranges: Ranges, low: int, high: int) -> Ranges:
     """With [low, high) forgotten."""
+    if low >= high:
+        return ranges
     left: list[Range] = []
     for start, end in ranges:
         if start < low:
@@ -46,7 +48,7 @@ def holding(ranges: Ranges, instant: int) -> Range | None:
 
 def within(ranges: Ranges, low: int, high: int) -> Ranges:
     """What is known of [low, high)."""
-    return tuple((max(start, low), min(end, high)) for start, end in ranges if start < high and end > low)
+    return tuple((max(start, low), min(end, high)) for start, end in ranges if max(start, low) < min(end, high))
 
 
 def gaps(ranges: Ranges, low: int, high: int) -> Ranges:

@@ -57,12 +57,18 @@ class Empty(NamedTuple):
     high_ms: int
     until_us: int
 
+    def says(self, other: Empty) -> bool:
+        """All that the other one says."""
+        return self.low_ms <= other.low_ms and other.high_ms <= self.high_ms and other.until_us <= self.until_us
+
 
 class Lifetimes(NamedTuple):
-    """tail_us: how long the tail is good; settle_us: how long after its end a candle may still change."""
+    """tail_us: how long the tail is good; settle_us: how long after its end a candle may still change; dormant_us: how
+    long the tail is good of what does not trade."""
 
     tail_us: int
     settle_us: int
+    dormant_us: int = 0
 
 
 @dataclass(slots=True)
@@ -94,24 +100,27 @@ class History:
         """Take over what an answer tells. `at_ms` is the exchange's time when it was given."""
         interval = self.series.interval
         low_ms, high_ms = told_range(interval, selection, rows.opens)
+        final_ms = min(high_ms, final_before(interval, at_ms, lifetimes.settle_us // 1000))
         learned = Learned(rows)
         lasting_ms = low_ms
         if rows.opens:
+            self.empty = tuple(each for each in self.empty if not rows.opening_in(each.low_ms, each.high_ms).opens)
             if low_ms == BEGINNING_MS:
                 low_ms = rows.opens[-1]
                 self._believe(Empty(BEGINNING_MS, low_ms, now_us + _FIRST_US))
-            final_ms = final_before(interval, at_ms, lifetimes.settle_us // 1000)
             shown_ms = max(candles.end_of(interval, rows.opens[0]), candles.open_of(interval, at_ms - _LATE_MS))
-            lasting_ms = max(low_ms, min(high_ms, final_ms, shown_ms))
+            lasting_ms = max(low_ms, min(final_ms, shown_ms))
             self._keep(rows, joint, low_ms, lasting_ms, now_us, learned)
             self._verify(low_ms, lasting_ms, at_ms)
-            if lasting_ms < min(high_ms, final_ms):
-                self._believe(Empty(lasting_ms, min(high_ms, final_ms), now_us + lifetimes.tail_us))
+            self._believe(Empty(lasting_ms, final_ms, now_us + lifetimes.tail_us))
         elif high_ms < ENDLESS_MS:
-            self._believe(Empty(low_ms, high_ms, now_us + _EMPTY_US))
+            self._believe(Empty(low_ms, final_ms, now_us + _EMPTY_US))
         running_ms = candles.open_of(interval, at_ms)
         if high_ms > running_ms and lasting_ms > BEGINNING_MS and (self.tail is None or at_ms >= self.tail.at_ms):
-            self._renew_tail(rows.opening_in(lasting_ms, ENDLESS_MS), lasting_ms, at_ms, now_us, lifetimes.tail_us)
+            newest = rows.opening_in(lasting_ms, ENDLESS_MS)
+            self._renew_tail(newest, lasting_ms, at_ms, now_us, lifetimes.tail_us)
+            if self.dormant(at_ms):
+                self._renew_tail(newest, lasting_ms, at_ms, now_us, max(lifetimes.tail_us, lifetimes.dormant_us))
         return learned
 
     def reaches(self, open_ms: int) -> bool:
@@ -183,15 +192,21 @@ class History:
                 return max(each.low_ms, low_ms), each.until_us
         return high_ms, None
 
+    def above_empty(self, low_ms: int, now_us: int) -> tuple[int, int | None]:
+        """Up to where it is believed to hold nothing, seen from `low_ms`, and until when that is believed."""
+        for each in self.empty:
+            if each.low_ms <= low_ms < each.high_ms and now_us < each.until_us:
+                return each.high_ms, each.until_us
+        return low_ms, None
+
     def slots_since(self, open_ms: int, at_ms: int) -> int:
         """The slots from a candle to the running one, and one more for a clock that is a little behind."""
         interval = self.series.interval
         return slot_of(interval, at_ms) - slot_of(interval, open_ms) + 2
 
     def dormant(self, at_ms: int) -> bool:
-        """No new candles for long: it is not trading."""
-        tail = self.tail
-        newest_ms = tail.rows.opens[0] if tail is not None and tail.rows.opens else self._newest_final()
+        """No new candle for long: it is not trading. That nobody has looked for one is no sign of it."""
+        newest_ms = self._newest()
         if newest_ms is None:
             return False
         interval = self.series.interval
@@ -235,8 +250,11 @@ class History:
         self.covered = coverage.joined(self.covered, low_ms, high_ms)
 
     def _believe(self, empty: Empty) -> None:
-        others = [each for each in self.empty if each[:2] != empty[:2] and each.until_us > empty.until_us - _FIRST_US]
-        self.empty = (*others[-_BELIEFS:], empty)
+        """What is believed longest is kept longest: a quiet minute must not drive out what is known of the first
+        candle."""
+        if empty.low_ms < empty.high_ms:
+            others = [each for each in self.empty if not empty.says(each)]
+            self.empty = (*sorted(others, key=lambda each: each.until_us)[-_BELIEFS:], empty)
 
     def _verify(self, low_ms: int, high_ms: int, at_ms: int) -> None:
         """Rows that had ended long before they were read need no further look."""
@@ -250,10 +268,11 @@ class History:
         ends_us = candles.end_of(interval, candles.open_of(interval, at_ms)) * 1000
         self.tail = Tail(rows, low_ms, at_ms, now_us, min(now_us + tail_us, ends_us), ends_us)
 
-    def _newest_final(self) -> int | None:
-        opens = [segment.opens[-1] for segment in self.segments.values() if segment.opens]
-        return max(opens, default=None)
-
-
-def _newest_first(pieces: list[list[bytes]]) -> list[bytes]:
-    return [text for piece in reversed(pieces) for text in piece]
+    def _newest(self) -> int | None:
+        """The newest candle, if it is known that there is no newer one."""
+        tail = self.tail
+        if tail is None or tail.rows.opens:
+            return None if tail is None else tail.rows.opens[0]
+        known = coverage.holding(self.covered, tail.low_ms - 1)
+        cuts = [] if known is None else self.cuts(known[0], tail.low_ms, 1)
+        return cuts[0][1].newest_ms if cuts else None

@@ -55,10 +55,14 @@ def read(series: Series, text: bytes) -> Told | None:
     if cut is None:
         return None
     listed, joint = cut
+    if not listed and before.endswith(b" ["):
+        joint = b", "  # it is written with blanks everywhere
     between = text[begin.end() + len(listed) : at.start(1)]
     envelope = Envelope(before, joint, between, text[at.end(1) :])
     around = b"".join((envelope.before, envelope.between, envelope.after))
     if not _names(around, b"symbol", series.symbol) or not _names(around, b"category", series.category):
+        return None
+    if around.count(b'"list"') != 1 or around.count(b'"time"') != 1:  # which of two is meant?
         return None
     rows = _rows(listed, joint)
     return None if rows is None else Told(envelope, rows, int(at[1]))
@@ -104,10 +108,10 @@ def _cut(rest: bytes, fields: int) -> tuple[bytes, bytes] | None:
 
 
 def _rows(listed: bytes, joint: bytes) -> Rows | None:
-    """Newest first, strictly; None when they are not, or when a field is empty."""
+    """Newest first, strictly; None when they are not, when a field is empty, or an instant begins with a zero."""
     if not listed:
         return Rows([], [])
-    if b'""' in listed:
+    if b'""' in listed or b'["0' in listed:
         return None
     parts = listed[1:-1].split(b"]" + joint + b"[")
     written = [part[1 : part.index(b'"', 1)] for part in parts]

@@ -85,7 +85,7 @@ class _Walk:
         self._tail: Tail | None = None
         self._until_us: int | None = None
         if selection.forward:
-            self._up(tail)
+            self._up(tail, now_us)
         else:
             self._down(tail, now_us)
 
@@ -94,6 +94,11 @@ class _Walk:
         opens = (max(self._opens), min(self._opens)) if self._opens else None
         texts = [text for piece in pieces for text in piece]
         return Page(texts, self.length, opens, self._stored_us, self._tail, self._until_us)
+
+    @property
+    def believes(self) -> bool:
+        """It goes across what is believed to hold nothing."""
+        return self._until_us is not None
 
     def _down(self, tail: Tail | None, now_us: int) -> None:
         low_ms, _, limit, _ = self.selection
@@ -110,15 +115,18 @@ class _Walk:
                 return
         self.whole = True
 
-    def _up(self, tail: Tail | None) -> None:
-        low_ms, _, limit, _ = self.selection
-        known = coverage.holding(self.history.covered, low_ms)
-        if known is not None:
-            self._take(low_ms, known[1])
-            self.edge_ms = known[1]
-        if self.length < limit and tail is not None and tail.low_ms <= self.edge_ms:
-            self._use_tail(tail, tail.rows.opening_in(self.edge_ms, ENDLESS_MS).oldest(limit - self.length))
-        self.whole = self.length == limit or self._tail is not None
+    def _up(self, tail: Tail | None, now_us: int) -> None:
+        while self.length < self.selection.limit and self._tail is None:
+            known = coverage.holding(self.history.covered, self.edge_ms)
+            if known is not None:
+                self._take(self.edge_ms, known[1])
+                self.edge_ms = known[1]
+            elif tail is not None and tail.low_ms <= self.edge_ms:
+                left = self.selection.limit - self.length
+                self._use_tail(tail, tail.rows.opening_in(self.edge_ms, ENDLESS_MS).oldest(left))
+            elif not self._skip_empty(now_us):
+                return
+        self.whole = True
 
     def _take(self, low_ms: int, high_ms: int) -> None:
         """Final rows within [low, high)."""
@@ -138,7 +146,10 @@ class _Walk:
 
     def _skip_empty(self, now_us: int) -> bool:
         """Past what is believed to hold nothing; whether there was such a stretch."""
-        edge_ms, until_us = self.history.below_empty(self.selection.low_ms, self.edge_ms, now_us)
+        if self.selection.forward:
+            edge_ms, until_us = self.history.above_empty(self.edge_ms, now_us)
+        else:
+            edge_ms, until_us = self.history.below_empty(self.selection.low_ms, self.edge_ms, now_us)
         if until_us is None:
             return False
         self.edge_ms = edge_ms
@@ -155,8 +166,8 @@ def _need_backward(walk: _Walk, query: CandleQuery, now_us: int, final_ms: int) 
         touched = bool(coverage.within(walk.history.covered, below_ms, above_ms))
         if selection.low_ms >= below_ms and touched:
             return Need(Reach.SEGMENT, span(walk.history.series, below_ms, min(above_ms, final_ms)))
-    if edge_ms == selection.high_ms or edge_ms <= 0:
-        return Need(Reach.OWN, query)
+    if edge_ms == selection.high_ms or edge_ms <= 0 or edge_ms > final_ms:
+        return Need(Reach.OWN, query)  # a part that is not final would not stay
     return Need(Reach.PART, query._replace(end_ms=edge_ms - 1, limit=max(1, selection.limit - walk.length)))
 
 
@@ -165,13 +176,17 @@ def _need_forward(walk: _Walk, query: CandleQuery, now_us: int, final_ms: int) -
     begun = edge_ms > walk.selection.low_ms
     if not begun and covered and edge_ms >= covered[-1][1]:
         edge_ms, begun = covered[-1][1], True  # what has happened since then holds what is asked for
-    if begun and (edge_ms >= final_ms or walk.history.slots_since(edge_ms, now_us // 1000) <= REACH):
+    sure = begun and not walk.believes  # the tail may tell otherwise
+    if sure and (edge_ms >= final_ms or walk.history.slots_since(edge_ms, now_us // 1000) <= REACH):
         tail = _tail(walk.history, edge_ms, now_us)
         if tail is not None:
             return tail
-    if walk.edge_ms == walk.selection.low_ms:
+    # So many more that the answer reaches up to now where the page ends among candles that are not final: of such alone
+    # nothing would stay.
+    limit = walk.selection.limit - walk.length + walk.history.slots_since(final_ms, now_us // 1000)
+    if walk.edge_ms == walk.selection.low_ms or limit > SLOTS or walk.believes:
         return Need(Reach.OWN, query)
-    return Need(Reach.PART, query._replace(start_ms=walk.edge_ms, limit=max(1, walk.selection.limit - walk.length)))
+    return Need(Reach.PART, query._replace(start_ms=walk.edge_ms, limit=limit))
 
 
 def _sure_tail(history: History, selection: Selection, now_us: int) -> Need | None:

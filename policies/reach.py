@@ -7,7 +7,7 @@ from typing import Final
 
 from policies import target
 from policies.admission import Match
-from policies.routing import UNKNOWN, Access, Route, RouteTable
+from policies.routing import OWN, UNKNOWN, Access, Route, RouteTable
 
 _FEW: Final = 4
 
@@ -18,7 +18,7 @@ def never_matches(match: Match, routes: RouteTable) -> str | None:
         return "CONNECT is refused before any rule is asked"
     if match.path is not None and all(_unreachable(path) for path in match.path):
         return f"{_some(match.path)} is no path that a forwarded request can have"
-    if match.endpoint is None or UNKNOWN in match.endpoint:
+    if match.endpoint is None or UNKNOWN in match.endpoint or not OWN.isdisjoint(match.endpoint):
         return None
     named = [route for route in routes.routes if route.endpoint in match.endpoint]
     names = _some(route.endpoint for route in named)
@@ -32,6 +32,16 @@ def never_matches(match: Match, routes: RouteTable) -> str | None:
     if match.signed is False and all(route.access is Access.PRIVATE for route in asked):
         return f"{names} is private, the exchange answers signed requests only"
     return None
+
+
+def only_own(endpoints: Iterable[str] | None) -> str | None:
+    """Why nothing of that is ever sent to the exchange, in words for the operator; None when something is."""
+    named = frozenset(endpoints or ())
+    if not named or not named <= OWN:
+        return None
+    return (
+        f"{_some(named)} is a page of the gateway's own; what it asks of the exchange are kline, tickers and the like"
+    )
 
 
 def _unreachable(path: str) -> bool:

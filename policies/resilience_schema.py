@@ -10,7 +10,9 @@ from policies.admission import Match
 from policies.circuit import CircuitRules
 from policies.published import Bounds
 from policies.retry import RetryRules
-from policies.routing import UNKNOWN, RouteTable
+from policies.reach import only_own
+from policies.retry import RetryRules
+from policies.routing import OWN, UNKNOWN, RouteTable
 from policies.schema import DurationUs, EndpointWords, MatchSection, PositiveDurationUs, Section
 
 TEN_MINUTES_US: Final = 600_000_000
@@ -60,6 +62,8 @@ class PaceSection(Section):
                 raise ValueError(f"can never apply: {route.endpoint} is public, the exchange limits no account there")
             if route.endpoint in self.endpoint and self.category is not None and not route.by_line:
                 raise ValueError(f"can never apply: {route.endpoint} has one limit for all categories")
+        if not OWN.isdisjoint(self.endpoint):
+            raise ValueError(f"can never apply: {min(OWN & frozenset(self.endpoint))} is a page of the gateway's own")
         if UNKNOWN in self.endpoint:
             raise ValueError("can never apply: of endpoints that the table does not list nothing is learned")
         return self
@@ -130,6 +134,9 @@ class BreakerSection(Section):
     def _not_everything(cls, value: tuple[MatchSection, ...]) -> tuple[MatchSection, ...]:
         if any(match.everything for match in value):
             raise ValueError("expected a match that leaves something out; to switch it off, set breaker.enabled: false")
+        for match in value:
+            if (why := only_own(match.endpoint)) is not None:
+                raise ValueError(f"can never apply: {why}")
         return value
 
     def compiled(self) -> CircuitRules:

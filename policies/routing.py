@@ -17,6 +17,10 @@ UNKNOWN: Final = "unknown"
 """The endpoint of everything that the table does not list."""
 
 
+OWN: Final = frozenset({"marketdata-batch", "marketdata-klines", "openapi", "prices"})
+"""Pages that the gateway makes itself of public data (docs/marketdata.md). Rules that count requests may name them."""
+
+
 class Access(StrEnum):
     PUBLIC = "public"
     PRIVATE = "private"
@@ -55,7 +59,7 @@ class RouteTable:
         """Build the table; two routes with one name or one place are a mistake in it."""
         listed = tuple(routes)
         by_place: dict[tuple[str, str], Route] = {}
-        names: set[str] = {UNKNOWN}
+        names: set[str] = {UNKNOWN, *OWN}
         for route in listed:
             place = (route.method, route.path)
             if place in by_place:
@@ -72,7 +76,8 @@ class RouteTable:
         return self.by_place.get(("GET" if method == "HEAD" else method, path), self.unknown)
 
     def endpoints(self) -> frozenset[str]:
-        return frozenset(route.endpoint for route in self.routes) | {UNKNOWN}
+        """All names that a rule may use."""
+        return frozenset(route.endpoint for route in self.routes) | {UNKNOWN} | OWN
 
     def groups(self) -> frozenset[str]:
         return frozenset(route.group for route in self.routes) | {self.unknown.group}

@@ -23,7 +23,7 @@ from pydantic import (
 
 from policies import quantities, spacing
 from policies.admission import Counts, Match, Quota, RefuseWith, WhenFull, WindowKind
-from policies.reach import never_matches
+from policies.reach import never_matches, only_own
 from policies.routing import RouteTable
 
 
@@ -227,6 +227,8 @@ class LimitSection(Section):
     def _somebody_spends_it(self) -> LimitSection:
         if "api_key" in self.partition and self.match.signed is False:
             raise ValueError("can never match: an unsigned request has no API key, so it meets no api_key rule")
+        if self.counts is Counts.UPSTREAM and (why := only_own(self.match.endpoint)) is not None:
+            raise ValueError(f"can never match with counts: upstream: {why}")
         return self
 
     def _window(self) -> WindowKind:

@@ -52,7 +52,8 @@ class Rows(NamedTuple):
         return Rows(self.opens[:limit], self.texts[:limit])
 
     def oldest(self, limit: int) -> Rows:
-        return Rows(self.opens[-limit:], self.texts[-limit:])
+        first = max(0, len(self.opens) - limit)
+        return Rows(self.opens[first:], self.texts[first:])
 
 
 class Cut(NamedTuple):

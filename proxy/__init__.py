@@ -2,6 +2,7 @@
 
     __main__     command line
     explain      what would be done with a request          (explanation: as text and JSON)
+    download/    candles into files, through a gateway      (its own __init__ has the map)
     app          builds everything once; listens; drains; applies another configuration
     workers      keeps several such processes alive        (ports: what they listen on, held for them)
     reload       notices a changed file, judges it, has it applied

@@ -32,6 +32,11 @@ class Answered(NamedTuple):
     def status(self) -> int:
         return self.reply.status
 
+    @property
+    def failed(self) -> bool:
+        """The exchange is in trouble: an older answer is better than this one."""
+        return bybit.in_trouble(self.status, self.ret_code)
+
 
 async def read_through(reply: Reply) -> Answered:
     """Read what is short. Raises BrokenAnswer."""

@@ -19,6 +19,8 @@ from proxy.upstream import Reply
 from proxy.wire import head
 
 _TAG_BYTES: Final = 12
+_LONGEST_WAY_US: Final = 30_000_000
+"""A stamp that is older is not of the exchange's present."""
 
 
 class SharedAnswer(NamedTuple):
@@ -35,15 +37,19 @@ class SharedAnswer(NamedTuple):
     entry: Entry | None
     told: Told | None = None
     """What it says of its series, when it is of candles and exactly as documented."""
+    for_all: bool = True
+    """It says of itself that it differs by nothing but the coding."""
 
     def suits(self, accept_encoding: str | None) -> bool:
         """Whether a client that did not cause this fetch can be given it.
 
-        What depends on nothing but the query, or on the exchange's own state. Another status (304, 403, a redirect)
-        may be the doing of the other's headers.
+        What depends on nothing but the query, or on the exchange's own state. Another status (304, 403, a redirect),
+        or a page that is none of the exchange's answers, may be the doing of the other's headers.
         """
-        shared = self.status == 200 or self.status == 429 or self.status >= 500  # noqa: PLR1714  # a range among them
-        return shared and (self.plain is not None or self._takes(accept_encoding))
+        answered = self.status == 200 and self.ret_code is not None
+        if not self.for_all or not (answered or self.status == 429 or self.status >= 500):
+            return False
+        return self.plain is not None or self._takes(accept_encoding)
 
     def variant(self, accept_encoding: str | None) -> Variant:
         """For a client that did not cause this fetch."""
@@ -88,8 +94,9 @@ def read_answer(reply: Reply, raw: bytes, kept: Kept) -> SharedAnswer:
         return SharedAnswer(reply.status, None, 0, own, None, coded, reply.encoding, None)
     plain = _variant(reply, shareable, text)
     ret_code = bybit.ret_code(text)
-    answer = SharedAnswer(reply.status, ret_code, 0, own, plain, coded, reply.encoding, None)
-    if not answer.good:
+    for_all = _varies_by_coding_only(lines)
+    answer = SharedAnswer(reply.status, ret_code, 0, own, plain, coded, reply.encoding, None, for_all=for_all)
+    if not answer.good or not for_all:
         return answer
     told = _told(kept.query, text)
     opens = _open_times(text) if told is None and isinstance(kept.query, CandleQuery) else None
@@ -97,7 +104,7 @@ def read_answer(reply: Reply, raw: bytes, kept: Kept) -> SharedAnswer:
         opens = told.rows.opens
     life = _life(kept, opens, text)
     answer = answer._replace(told=told, rows=len(opens or ()))
-    if life is None or life.fresh_us <= 0 or not _varies_by_coding_only(lines):
+    if life is None or life.fresh_us <= 0:
         return answer
     tag = tag_of(digest(text)) if kept.tagged else ""
     entry = Entry.of(kept.key, head(200, shareable, reply.reason), text, answer.rows, kept.now_us, life, tag)
@@ -122,17 +129,32 @@ def digest(text: bytes) -> bytes:
 
 def _life(kept: Kept, opens: list[int] | None, text: bytes) -> Life | None:
     """How long it is kept; None when it is not what an answer to this query looks like."""
+    at_us = _given_us(text, kept.exchange_us)
     if isinstance(kept.query, CandleQuery):
-        return None if opens is None else caching.life(kept.query, opens, kept.lifetimes, kept.exchange_us)
-    if not _is_object(text):
+        return None if opens is None else caching.life(kept.query, opens, kept.lifetimes, kept.exchange_us, at_us)
+    if not is_object(text):
         return None
-    return answer_rules.life(kept.query.rule, kept.exchange_us, kept.lifetimes.revalidate_us)
+    return answer_rules.life(kept.query.rule, kept.exchange_us, kept.lifetimes.revalidate_us, at_us)
+
+
+def _given_us(text: bytes, received_us: int) -> int:
+    """When the exchange gave an answer, by its stamp; when it came, where that is no such stamp."""
+    at = kline_text.stamp(text)
+    given_us = received_us if at is None else int(at[1]) * 1000
+    return given_us if 0 <= received_us - given_us <= _LONGEST_WAY_US else received_us
 
 
 def _told(query: CandleQuery | AnswerQuery, text: bytes) -> Told | None:
     if not isinstance(query, CandleQuery) or query.category is None:
         return None
-    return kline_text.read(Series(query.endpoint, query.category, query.symbol, query.interval), text)
+    told = kline_text.read(Series(query.endpoint, query.category, query.symbol, query.interval), text)
+    return told if told is not None and is_whole(told) else None
+
+
+def is_whole(told: Told) -> bool:
+    """Around its rows, which have been looked at, stands a successful answer that everybody can read."""
+    around = told.envelope.around(b"", told.at_ms)
+    return bybit.ret_code(around) == bybit.OK and is_object(around)
 
 
 def _shareable(lines: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -161,7 +183,7 @@ def _open_times(text: bytes) -> list[int] | None:
         return None
 
 
-def _is_object(text: bytes) -> bool:
+def is_object(text: bytes) -> bool:
     """Whole, and readable by who gets it."""
     try:
         return isinstance(orjson.loads(text), dict)

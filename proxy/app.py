@@ -35,6 +35,7 @@ from proxy.gateway import Gateway
 from proxy.identity import Identifier, hashed_as, pepper_of, user_hasher
 from proxy.limiter import Limiter, QueueBounds
 from proxy.log import Sink
+from proxy.marketdata.marketdata import Marketdata, owns
 from proxy.metrics import Metrics
 from proxy.observer import Observer
 from proxy.probation import Probation
@@ -147,6 +148,9 @@ class App:
             clock=self.clock,
             body_limits=BodyLimits(config.listen.max_body, config.listen.body_timeout, config.listen.max_bodies),
         )
+        self.marketdata = Marketdata.over(
+            self.caches, self.metrics, self.tasks, self.clock, sleep, parallel=config.candles.parallel
+        )
         self.admin = Admin(
             metrics=self.metrics,
             store=self.store,
@@ -192,6 +196,7 @@ class App:
         for limiter in (self.limiter, self.door):
             limiter.adopt(_bounds(config), self._all_quotas())
         self.caches.adopt(config)
+        self.marketdata.desk.parallel = config.candles.parallel
         self.gateway.adopt(describer)
         log.adopt(config.log.level, config.log.format)
         return left
@@ -266,7 +271,7 @@ class App:
             # First, so that it closes last: who watches the drain must be able to ask.
             pages = traffic_server(self.admin.handle, listen, self.clock, self.metrics)
             self.admin_port = await self._bind(stack, pages, admin.host, admin.port, 1.0)
-        handler = self._traffic_and_pages if admin.port is None else self.gateway.handle
+        handler = self._traffic_and_pages if admin.port is None else self._traffic
         server = traffic_server(handler, listen, self.clock, self.metrics)
         self.port = await self._bind(stack, server, listen.host, listen.port, self._drain_seconds())
 
@@ -280,7 +285,10 @@ class App:
 
     def _traffic_and_pages(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         own = self.admin.owns(request.raw_path)
-        return self.admin.handle(request) if own else self.gateway.handle(request)
+        return self.admin.handle(request) if own else self._traffic(request)
+
+    def _traffic(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        return self.gateway.handle(request, self.marketdata if owns(request.raw_path) else None)
 
     def _drain_seconds(self) -> float:
         return (self._config.upstream.timeouts.total + self._config.queue.max_wait) / 1e6 + _DRAIN_MARGIN_S

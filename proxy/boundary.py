@@ -13,8 +13,10 @@ from typing import Final, NamedTuple
 
 from policies import candles as calendar
 from policies import selection
+from policies.admission import Refused
 from policies.pages import Reach
 from policies.segments import Series
+from proxy.answers import SharedAnswer
 from proxy.candles import Candles
 from proxy.clock import Clock, Sleep
 from proxy.errors import Banned, Broken, UpstreamError
@@ -22,7 +24,6 @@ from proxy.inner import Inner
 from proxy.lookup import Lookup
 from proxy.metrics import Metrics
 from proxy.tasks import TaskOwner
-from proxy.telemetry import Story
 
 _AFTER_US: Final = 20_000
 """So long after the end, by the exchange's clock, the new candle has begun for certain."""
@@ -74,18 +75,22 @@ class Boundary:
 
     async def run(self) -> None:
         """From one end of a candle to the next, as long as the gateway runs."""
+        looked_us = self._exchange_clock()
         while True:
             if not self._asked:
                 self._any.clear()
                 await self._any.wait()
-            now_us = self._exchange_clock()
-            # All candles end at whole minutes.
-            await self._sleep((_MINUTE_US - now_us % _MINUTE_US + _AFTER_US) / 1e6)
-            await self._refresh(now_us)
+                looked_us = self._exchange_clock()
+            looked_us = min(looked_us, self._exchange_clock())  # it may turn out to be earlier than it seemed
+            # All candles end at whole minutes. One that ended while the last fetches were spread is not skipped.
+            due_us = looked_us - looked_us % _MINUTE_US + _MINUTE_US + _AFTER_US
+            while (left_us := due_us - self._exchange_clock()) > 0:
+                await self._sleep(left_us / 1e6)
+            ended_since_us, looked_us = looked_us, self._exchange_clock()
+            await self._refresh(ended_since_us, looked_us)
 
-    async def _refresh(self, before_us: int) -> None:
-        """All series whose candle has ended since."""
-        now_us = self._exchange_clock()
+    async def _refresh(self, before_us: int, now_us: int) -> None:
+        """All series whose candle has ended since then."""
         due = [series for series in self._asked if _end_us(series.interval, before_us) <= now_us]
         due = [series for series in due if self._is_wanted(series, now_us)]
         for series in due if self.rules.enabled else ():
@@ -119,11 +124,11 @@ class Boundary:
             self._metrics.boundary.labels("held-back").inc()
             return
         try:
-            await self._lookup.refresh(need, ask, Story("boundary", "GET", self._exchange_clock()))
+            got = await self._lookup.refresh(need, ask, self._inner.story(ask))
         except (Banned, Broken, UpstreamError):
             self._metrics.boundary.labels("failed").inc()
         else:
-            self._metrics.boundary.labels("fetched").inc()
+            self._metrics.boundary.labels(_result(got)).inc()
 
     def _is_served(self, candles: Candles, series: Series) -> bool:
         """Its candles come by themselves, somebody was faster, or it does not trade."""
@@ -132,6 +137,12 @@ class Boundary:
         if history is None or self._streamed(series) or history.good_tail(now_us) is not None:
             return True
         return history.dormant(now_us // 1000)
+
+
+def _result(got: SharedAnswer | Refused | None) -> str:
+    if got is None:
+        return "not-needed"  # another gateway had been faster
+    return "fetched" if isinstance(got, SharedAnswer) and got.good else "failed"
 
 
 def _end_us(interval: str, now_us: int) -> int:

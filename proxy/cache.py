@@ -129,14 +129,18 @@ class L1:
         """The one to send: compressed only to a client that says it takes it, and only once for all of them."""
         if accept_encoding is None:
             return entry.plain
-        for name in entry.made:
-            if name and coding.accepted(accept_encoding, name):
-                return entry.made[name]
-        if not self.compresses or len(entry.body) < _LEAST_BYTES:
-            return entry.plain
-        name = next((name for name in coding.WRITTEN if coding.accepted(accept_encoding, name)), "")
+        name, most = "", max(1, coding.weight(accept_encoding, "identity")) - 1
+        for other in entry.made:
+            if other and (liked := coding.weight(accept_encoding, other)) > most:
+                name, most = other, liked
+        if self.compresses and len(entry.body) >= _LEAST_BYTES:
+            for other in coding.WRITTEN:
+                if (liked := coding.weight(accept_encoding, other)) > most:
+                    name, most = other, liked
         if not name:
             return entry.plain
+        if name in entry.made:
+            return entry.made[name]
         variant = entry.coded(name, coding.encode(entry.body, name))
         if self._entries.get(entry.key) is entry:
             self.size_bytes += len(variant.head) + len(variant.body)

@@ -268,9 +268,7 @@ def _boundary_rules(config: Config) -> BoundaryRules:
 def _shared_rules(config: Config) -> SharedRules:
     cache, url = config.cache, config.upstream.url
     place = "" if url == _MAINNET else "@" + url.partition("://")[2]
-    return SharedRules(
-        cache.lock, cache.lock_above, cache.open_ttl, cache.closed_ttl, cache.stale_if_error, cache.etag, place
-    )
+    return SharedRules(cache.lock, cache.lock_above, cache.open_ttl, cache.closed_ttl, cache.etag, place)
 
 
 def _shown(status: L2Status) -> dict[str, object]:

@@ -86,17 +86,21 @@ class Candles:
         """What a request selects; None when only the exchange can tell."""
         return selection.select(query, self._exchange_clock() // 1000)
 
-    def page(self, query: CandleQuery, *, stale: bool = False) -> Page | None:
-        """The rows of an answer, if they are known. `stale`: as they were known last."""
+    def page(self, query: CandleQuery, *, stale: bool = False, asked_us: int | None = None) -> Page | None:
+        """The rows of an answer that somebody asks for, if they are known. `stale`: as they were known last; what is
+        only believed, as it was believed when he asked."""
         chosen = self.select(query)
         if chosen is None:
             return None
-        if chosen.high_ms > self._exchange_clock() // 1000:
+        now_us = self._exchange_clock()
+        if chosen.high_ms > now_us // 1000:
             self._wanted(query.series)
-        known = self._get(query.series)
-        if known is None:
-            return None
-        return pages.page(known.history, chosen, self._exchange_clock(), stale=stale)
+        return self._page(query.series, chosen, now_us if asked_us is None else asked_us, stale=stale)
+
+    def knows(self, query: CandleQuery) -> bool:
+        """Whether there is a page. Nobody asks for it by that."""
+        chosen = self.select(query)
+        return chosen is not None and self._page(query.series, chosen, self._exchange_clock()) is not None
 
     def need(self, query: CandleQuery) -> Need | None:
         """What to ask for, when there is no page; None when the request is not for the store."""
@@ -135,13 +139,12 @@ class Candles:
             known = self._known[series] = _Known(series, told.envelope, lines, now_us)
         known.envelope, known.lines = told.envelope, lines
         lifetimes = self.rules.lifetimes
-        tail_us = _DORMANT_US if known.history.dormant(told.at_ms) else lifetimes.open_us
         # Its stamp may be of a clock that is ahead of what we know: nothing is final before our own estimate says so.
         at_ms = min(told.at_ms, now_us // 1000)
-        changed = known.history.learn(
-            chosen, told.rows, told.envelope.joint, at_ms, now_us, Lifetimes(tail_us, lifetimes.settle_us)
-        )
-        if known.history.tail is not None and at_ms * 1000 > self._gaps.get(series, at_ms * 1000):
+        good = Lifetimes(lifetimes.open_us, lifetimes.settle_us, _DORMANT_US)
+        changed = known.history.learn(chosen, told.rows, told.envelope.joint, at_ms, now_us, good)
+        tail = known.history.tail
+        if tail is not None and tail.at_ms * 1000 > self._gaps.get(series, tail.at_ms * 1000):
             del self._gaps[series]
         self._after(known, changed)
         return True
@@ -160,7 +163,8 @@ class Candles:
 
     def gap(self, series: Series) -> None:
         """The stream has lost something: nothing more of it until an answer has told what."""
-        self._gaps[series] = self._exchange_clock()
+        if series in self._known:  # else there is nothing that it could go on from
+            self._gaps[series] = self._exchange_clock()
 
     def known(self, series: Series) -> History | None:
         """For those who keep segments elsewhere, and those who look ahead. Change nothing in it."""
@@ -184,9 +188,14 @@ class Candles:
         self._measure(self._known[series])
 
     def forget(self, series: Series) -> None:
+        self._gaps.pop(series, None)
         known = self._known.pop(series, None)
         if known is not None:
             self.size_bytes -= known.size_bytes
+
+    def _page(self, series: Series, chosen: Selection, now_us: int, *, stale: bool = False) -> Page | None:
+        known = self._get(series)
+        return None if known is None else pages.page(known.history, chosen, now_us, stale=stale)
 
     def _get(self, series: Series) -> _Known | None:
         known = self._known.get(series)

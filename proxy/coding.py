@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from functools import lru_cache
 from typing import Final
@@ -14,6 +15,7 @@ MAX_DECODED_BYTES: Final = 16 << 20
 _SHORT_BYTES: Final = 4 << 10
 
 
+_WEIGHT: Final = re.compile(r"[ \t]*(?:q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?")
 WRITTEN: Final = ("zstd", "gzip")
 """What encode() knows, the better first."""
 _ZSTD_LEVEL: Final = 1
@@ -65,17 +67,27 @@ def decode_if_short(body: bytes, coding: str) -> bytes:
         return b""
 
 
-@lru_cache(maxsize=256)
 def accepted(accept_encoding: str, coding: str) -> bool:
-    """Whether an Accept-Encoding admits a coding (RFC 9110, 12.5.3); what is written oddly does not."""
-    star = False
+    """Whether an Accept-Encoding admits a coding."""
+    return weight(accept_encoding, coding) > 0
+
+
+@lru_cache(maxsize=512)
+def weight(accept_encoding: str, coding: str) -> int:
+    """How much an Accept-Encoding would like a coding, in thousandths; 0: it does not admit it. What is written oddly
+    does not admit anything. RFC 9110, 12.5.3."""
+    star = 0
     for item in accept_encoding.lower().split(","):
-        name, _, parameter = item.strip().partition(";")
-        refused = parameter.replace(" ", "") in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
-        if name.strip() == coding:
-            return not refused
-        star = star or (name.strip() == "*" and not refused)
-    return star
+        name, _, parameter = item.partition(";")
+        name = name.strip(" \t")
+        if name not in {coding, "*"}:
+            continue
+        found = _WEIGHT.fullmatch(parameter)
+        thousandths = 0 if found is None else 1000 if found[1] is None else round(float(found[1]) * 1000)
+        if name == coding:
+            return thousandths
+        star = thousandths
+    return star if coding != "identity" else 0  # admitted where nothing better is
 
 
 def _inflate(body: bytes, window_bits: int) -> bytes:

@@ -14,7 +14,7 @@ from policies.admission import Rulebook
 from policies.answer_rules import AnswerQuery, AnswerRule
 from policies.caching import CandleQuery
 from policies.descriptor import Descriptor
-from policies.priority import priority_of
+from policies.priority import Priority, priority_of
 from policies.routing import Route, RouteTable
 from proxy.identity import Identifier, Identity, Rejected
 from proxy.limiter import Claim
@@ -72,6 +72,32 @@ class Describer:
             return self._unsigned(method, raw_target, who)
         return self._remembered(method, raw_target, who)
 
+    def describe_own(
+        self, endpoint: str, method: str, raw_target: str, peer: str | None, headers: MultiMapping[str]
+    ) -> Asked:
+        """A request that is answered here, from what is public: it spends what its client may ask, and goes no
+        further."""
+        who = self._identifier.who(peer, headers)
+        if isinstance(who, Rejected):
+            asked = self._rejected(method, raw_target, who)
+            return asked._replace(descriptor=asked.descriptor._replace(endpoint=endpoint))
+        path, query = target.split(raw_target)
+        descriptor = Descriptor(
+            method=method,
+            path=path,
+            query=query,
+            endpoint=endpoint,
+            egress=self._egress,
+            ip=who.ip,
+            api_key=who.api_key,
+            client=who.client,
+            tier=who.tier,
+            signed=who.signed,
+            priority=Priority.LIVE,
+        )
+        claim = claim_of(descriptor, _NO_RULES if path in self._excluded else self._client_rules)
+        return Asked(None, descriptor, self._routes.unknown, None, "", claim, who.behind_proxy, who.bearer)
+
     def _unsigned(self, method: str, raw_target: str, who: Identity) -> Asked:
         return self._describe(method, raw_target, who, None)
 
@@ -100,6 +126,10 @@ class Describer:
         key = "" if kept is None else kept.key()
         claim = claim_of(descriptor, _NO_RULES if path in self._excluded else self._client_rules)
         return Asked(refusal, descriptor, route, kept, key, claim, who.behind_proxy, who.bearer)
+
+    def keeps(self, route: Route) -> bool:
+        """Whether answers of this endpoint are kept, where a request allows it."""
+        return route.candles or route.endpoint in self._kept_by_rule
 
     def _kept(self, route: Route, method: str, query: str) -> CandleQuery | AnswerQuery | None:
         if route.candles:

@@ -9,6 +9,7 @@ time-out. Every such answer names its reason in X-Gateway.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 import orjson
@@ -104,20 +105,39 @@ class Malformed(Exception):
         self.detail = detail
 
 
+class Unanswered(Exception):
+    """What a page of ours was asked has no answer, or none now. `code` is the exchange's, `detail` is for the client;
+    `wait_us`: when it may be asked again, where that is known."""
+
+    def __init__(
+        self, status: int, reason: str, detail: str, *, code: int = bybit.PARAMETER_ERROR, wait_us: int | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.code = code
+        self.wait_us = wait_us
+
+    def members(self) -> dict[str, object]:
+        """Of a JSON object that tells of it."""
+        told: dict[str, object] = {"retCode": self.code, "retMsg": self.detail, "error": self.reason}
+        return told if self.wait_us is None else {**told, "retry_after": math.ceil(self.wait_us / 1000) / 1000}
+
+
 def malformed(error: Malformed, request_id: bytes, now_ms: int) -> Whole:
     """4xx with the detail in the exchange's envelope (parameter error)."""
-    body = orjson.dumps(
-        {
-            "retCode": bybit.PARAMETER_ERROR,
-            "retMsg": error.detail,
-            "result": {},
-            "retExtInfo": {},
-            "time": now_ms,
-            "error": error.reason,
-        }
-    )
+    told = {"retCode": bybit.PARAMETER_ERROR, "retMsg": error.detail, "error": error.reason}
     # What follows on this connection may be part of the same mistake: it is not read.
-    return _answer(error.status, error.reason, body, request_id, [_JSON], close=True)
+    return _answer(error.status, error.reason, _enveloped(told, now_ms), request_id, [_JSON], close=True)
+
+
+def unanswered(error: Unanswered, request_id: bytes, now_ms: int, pairs: Iterable[tuple[bytes, bytes]] = ()) -> Whole:
+    """The detail in the exchange's envelope."""
+    lines = [_JSON, *pairs]
+    if error.wait_us is not None:
+        lines.append((b"Retry-After", b"%d" % _seconds(error.wait_us)))
+    return _answer(error.status, error.reason, _enveloped(error.members(), now_ms), request_id, lines)
 
 
 def bad_clock(error: BadClock, request_id: bytes, now_ms: int) -> Whole:
@@ -208,7 +228,7 @@ def _limited_as_bybit(refused: Refused, request_id: bytes, now_us: int) -> Whole
         (bybit.LIMIT_RESET.encode(), b"%d" % reset_ms),
         (b"Retry-After", b"%d" % _seconds(refused.wait_us)),
     ]
-    return _answer(200, _reason(refused), body, request_id, pairs)
+    return _answer(200, reason_of(refused), body, request_id, pairs)
 
 
 def _limited_as_http(refused: Refused, request_id: bytes, now_us: int) -> Whole:
@@ -222,7 +242,7 @@ def _limited_as_http(refused: Refused, request_id: bytes, now_us: int) -> Whole:
         bybit.TOO_MANY_VISITS,
         text,
         now_us // 1000,
-        f',"error":"{_reason(refused)}","retry_after":{math.ceil(refused.wait_us / 1000) / 1000:g}'
+        f',"error":"{reason_of(refused)}","retry_after":{math.ceil(refused.wait_us / 1000) / 1000:g}'
         f',"limit":{quota.limit},"period":{period:g}',
     )
     pairs = [
@@ -234,10 +254,17 @@ def _limited_as_http(refused: Refused, request_id: bytes, now_us: int) -> Whole:
         (b"RateLimit-Policy", f'"{quota.name}";q={quota.limit};w={window_s}'.encode()),
         (b"RateLimit", f'"{quota.name}";r=0;t={seconds}'.encode()),
     ]
-    return _answer(429, _reason(refused), body, request_id, pairs)
+    return _answer(429, reason_of(refused), body, request_id, pairs)
 
 
-def _reason(refused: Refused) -> str:
+def _enveloped(told: dict[str, object], now_ms: int) -> bytes:
+    """Code and text first: there are clients that look no further."""
+    order: dict[str, object] = {"retCode": None, "retMsg": None, "result": {}, "retExtInfo": {}, "time": now_ms}
+    return orjson.dumps(order | told)
+
+
+def reason_of(refused: Refused) -> str:
+    """A word for X-Gateway and for logs."""
     return {Why.FULL: "rate-limit", Why.QUEUE: "queue-full", Why.DEADLINE: "deadline", Why.BAN: "banned"}[refused.why]
 
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from aiohttp import web
-from aiohttp.hdrs import ACCEPT_ENCODING, CACHE_CONTROL, IF_NONE_MATCH, UPGRADE
+from aiohttp.hdrs import ACCEPT_ENCODING, IF_NONE_MATCH, UPGRADE
 
 from policies.admission import Refused, RefuseWith
+from policies.caching import CandleQuery
 from policies.conditions import NONE as UNSAID
-from policies.conditions import Directives, directives, matches, tolerable
+from policies.conditions import Directives, matches, tolerable
 from policies.descriptor import Descriptor
 from proxy import errors, headers, told
 from proxy.answered import Answered
@@ -44,13 +45,24 @@ from proxy.errors import (
 )
 from proxy.identity import Rejected
 from proxy.limiter import Limiter
-from proxy.lookup import Lookup
+from proxy.lookup import Brought, Lookup
 from proxy.telemetry import Story, Telemetry
 from proxy.wire import Gone, Stream, Whole, head
 
 _HIT: Final = ("get", "hit")
 _STALE: Final = ("get", "stale")
 _FROM_CACHE: Final = ("cache",)
+
+
+class OwnPages(Protocol):
+    """Pages that are made here of public data, for clients with their own identity and quotas."""
+
+    def endpoint(self, raw_target: str) -> str:
+        """A name for rules, metrics and logs."""
+
+    async def answer(
+        self, request: web.BaseRequest, of: Descriptor, story: Story, request_id: bytes
+    ) -> web.StreamResponse | Refused: ...
 
 
 class Gateway:
@@ -85,12 +97,13 @@ class Gateway:
         """After a reload. What has been described already goes on as it was understood."""
         self.describer = describer
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request. Every end of it is told once, a client that hangs up included."""
+    async def handle(self, request: web.BaseRequest, own: OwnPages | None = None) -> web.StreamResponse:
+        """Answer one request. Every end of it is told once, a client that hangs up included. `own`: it is for pages of
+        ours, and goes no further than the door."""
         story = Story(f"{self._prefix}{next(self._numbers):08x}", request.method, self._clock())
         request_id = story.request_id.encode()
         try:
-            return await self._answer(request, story, request_id)
+            return await self._answer(request, own, story, request_id)
         except Malformed as error:
             story.status, story.outcome = error.status, error.reason
             return errors.malformed(error, request_id, self._clock() // 1000)
@@ -117,8 +130,14 @@ class Gateway:
         finally:
             self._telemetry.tell(story)
 
-    async def _answer(self, request: web.BaseRequest, story: Story, request_id: bytes) -> web.StreamResponse:
-        asked = self.describer.describe(request.method, request.raw_path, request.remote, request.headers)
+    async def _answer(
+        self, request: web.BaseRequest, own: OwnPages | None, story: Story, request_id: bytes
+    ) -> web.StreamResponse:
+        if own is None:
+            asked = self.describer.describe(request.method, request.raw_path, request.remote, request.headers)
+        else:
+            name = own.endpoint(request.raw_path)
+            asked = self.describer.describe_own(name, request.method, request.raw_path, request.remote, request.headers)
         story.endpoint, story.ip = asked.descriptor.endpoint, asked.descriptor.ip
         if asked.refusal is not None:
             if isinstance(asked.refusal, Rejected):
@@ -136,13 +155,18 @@ class Gateway:
                 return self._limited(answer, asked.descriptor, story, request_id)
             self._telemetry.count_admitted(claim.charges, answer)
 
+        if own is not None:
+            given = await own.answer(request, asked.descriptor, story, request_id)
+            if isinstance(given, Refused):
+                return self._limited(given, asked.descriptor, story, request_id)
+            return given
         if asked.kept is not None and (l1 := self._lookup.l1) is not None:
-            said = directives(request.headers.get(CACHE_CONTROL))
+            said = told.said_in(request.headers)
             entry = l1.get(asked.key, story.began_us)
             if entry is not None and (said is UNSAID or told.will_do(entry, said, story)):
                 return self._hit(entry, request, story, request_id)
             return await self._missed(asked, said, request, story, request_id)
-        if asked.route.candles:
+        if self.describer.keeps(asked.route):
             story.cache = "bypass"
         return await self._by_itself(asked, request, story, request_id)
 
@@ -170,19 +194,24 @@ class Gateway:
         if entry is not None and self._tolerates(entry, said):
             self._lookup.revalidate(asked, story)
             return self._hit(entry, request, story, request_id, "stale-while-revalidate")
+        entry = None if said.max_stale_s is None else self._lookup.last(asked)
+        if entry is not None and told.will_do(entry, said, story):
+            return self._hit(entry, request, story, request_id, "max-stale")
         if said.only_if_cached:
             story.status, story.outcome = 504, "only-if-cached"
             return errors.plain(504, "only-if-cached", "There is no fresh answer in the cache.", request_id)
-        if not told.for_everybody(request.headers):
+        if not told.for_everybody(request.headers, bearer=asked.bearer):
             story.cache = "bypass"
             return await self._by_itself(asked, request, story, request_id)
         ask = await read_ask(request, asked, self._body_limits)
-        ask.headers.pop(IF_NONE_MATCH, None)  # a tag of ours: the exchange does not know it
+        headers.fetch_for_all(ask.headers)
         try:
             return await self._brought(ask, asked, said, request, story, request_id)
         except (Banned, Broken, UpstreamError) as error:
+            # Candles are given however old while nothing is sent at all; of the rest a rule says how old.
+            bounded = isinstance(error, UpstreamError) or not isinstance(asked.kept, CandleQuery)
             entry = self._lookup.last(asked)
-            if entry is None or not self._tolerates(entry, said, for_error=isinstance(error, UpstreamError)):
+            if entry is None or not self._tolerates(entry, said, for_error=bounded):
                 raise
             return self._hit(entry, request, story, request_id, told.why_stale(error))
         finally:
@@ -192,17 +221,23 @@ class Gateway:
         self, ask: Ask, asked: Asked, said: Directives, request: web.BaseRequest, story: Story, request_id: bytes
     ) -> web.StreamResponse:
         """The first asker fetches for all who ask meanwhile. What is his doing alone is not theirs."""
-        brought = await self._lookup.bring(ask, asked, story)
-        if isinstance(brought, Refused) or (brought is not None and brought.failed):
+        accept_encoding = request.headers.get(ACCEPT_ENCODING)
+        brought: Brought | Answered | Refused | None
+        brought = await self._lookup.bring(ask, asked, story, afresh=told.demanding(said))
+        if brought is None or (isinstance(brought, Brought) and not brought.suits(accept_encoding)):
+            story.cache = "uri-miss"
+            brought = await self._attempts.send(ask, story)
+        if isinstance(brought, Refused) or brought.failed:
             entry = self._lookup.last(asked)
             if entry is not None and self._tolerates(entry, said, for_error=True):
+                if isinstance(brought, Answered):
+                    brought.reply.close()
                 why = "limited" if isinstance(brought, Refused) else "stale-if-error"
                 return self._hit(entry, request, story, request_id, why)
         if isinstance(brought, Refused):
             return self._limited(brought, ask.descriptor, story, request_id)
-        accept_encoding = request.headers.get(ACCEPT_ENCODING)
-        if brought is None or not brought.suits(accept_encoding):
-            return await self._forward(ask, request, story, request_id)
+        if isinstance(brought, Answered):
+            return await self._pass_on(brought, request, story, request_id)
         answer, made = brought.answer, brought.entry
         if answer is None:
             assert made is not None  # noqa: S101  # of another gateway
@@ -212,14 +247,17 @@ class Gateway:
         self._metrics.cache_operations.inc(("get", "miss" if brought.leads else "collapsed"))
         self._metrics.candles.inc(("exchange",), answer.rows if made is None else made.rows)
         entry = made or answer.entry
-        lines = told.of_exchange(story, self._clock(), request_id)
-        if entry is not None and entry.tag and matches(request.headers.get(IF_NONE_MATCH), entry.tag):
-            return told.unchanged(entry, lines, story)
         if made is not None:
             variant = self._lookup.variant(made, accept_encoding)
         else:
             variant = answer.own if brought.leads else answer.variant(accept_encoding)
-            if entry is not None and entry.tag:
+        if told.names(variant, b"x-request-id"):
+            request_id = b""  # the exchange has named it already
+        lines = told.of_exchange(story, self._clock(), request_id)
+        if entry is not None and entry.tag:
+            if matches(request.headers.get(IF_NONE_MATCH), entry.tag):
+                return told.unchanged(entry, lines, story)
+            if made is None and not told.names(variant, b"etag"):
                 lines += b"ETag: %b\r\n" % entry.tag.encode()
         story.body_bytes = len(variant.body)
         return Whole(variant.head + lines, variant.body)

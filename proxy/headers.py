@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -32,9 +33,12 @@ _HOP_BY_HOP_BYTES: Final = frozenset(name.encode() for name in _HOP_BY_HOP)
 _OF_ONE_ANSWER: Final = frozenset(
     {
         *(name.encode() for name in bybit.ENVELOPE_HEADERS),
-        *b"age content-encoding content-length date etag expires set-cookie via x-cache x-request-id".split(),
+        *b"age cache-status content-encoding content-length date etag expires ratelimit ratelimit-policy".split(),
+        *b"server-timing set-cookie via x-cache x-request-id".split(),
     }
 )
+_OF_ONE_ANSWER_PREFIXES: Final = (b"x-bapi-", b"x-amz-", b"cf-", b"x-ratelimit-", b"x-gateway")
+_LINES: Final = re.compile(rb"HTTP/1\.1 200 [^\r\n\0]*+\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++: [^\r\n\0]*+\r\n)*+")
 _OURS: Final = "x-gateway-"
 """Headers by which a client speaks to the gateway itself."""
 
@@ -88,8 +92,25 @@ def storable(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return [
         (name, value)
         for name, value in pairs
-        if (lower := name.lower()) not in _OF_ONE_ANSWER and not lower.startswith((b"x-bapi-", b"x-amz-"))
+        if (lower := name.lower()) not in _OF_ONE_ANSWER and not lower.startswith(_OF_ONE_ANSWER_PREFIXES)
     ]
+
+
+def believable(lines: bytes) -> bool:
+    """Whether this is the head of a good answer, with such lines as storable() leaves and nothing beside."""
+    if _LINES.fullmatch(lines) is None:
+        return False
+    names = [line.partition(b":")[0] for line in lines.split(b"\r\n")[1:-1]]
+    kept = storable((name, b"") for name in names)
+    return len(kept) == len(names) and not any(name.lower() in _HOP_BY_HOP_BYTES for name in names)
+
+
+def fetch_for_all(passed: CIMultiDict[str]) -> None:
+    """Leave out of a request to the exchange what is about one client's way to us, and tags of our own making: its
+    answer is for everybody."""
+    for name in {name for name in passed if name.lower() in _FROM_PROXIES or name.lower().startswith("x-forwarded-")}:
+        passed.popall(name)
+    passed.popall("If-None-Match", None)
 
 
 def _named_by_connection(pairs: Iterable[tuple[str, bytes]]) -> set[str]:

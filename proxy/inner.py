@@ -55,7 +55,7 @@ class Inner:
         Raises Banned, Broken and UpstreamError (proxy/errors.py), where nothing that was kept will do instead.
         """
         ask, asked = self.asking(target, of=of, priority=priority)
-        story = self._story(ask)
+        story = self.story(ask)
         lookup = self._lookup
         if asked.kept is None or lookup.l1 is None:
             return await self._by_itself(ask, story)
@@ -90,9 +90,10 @@ class Inner:
 
     async def by_itself(self, ask: Ask) -> Inside | Refused:
         """Past all that is kept."""
-        return await self._by_itself(ask, self._story(ask))
+        return await self._by_itself(ask, self.story(ask))
 
-    def _story(self, ask: Ask) -> Story:
+    def story(self, ask: Ask) -> Story:
+        """Of a request of ours that begins now."""
         story = Story(f"{self._prefix}{next(self._numbers):08x}", "GET", self._clock())
         story.endpoint = ask.descriptor.endpoint
         return story

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import orjson
 
+from policies import bybit, columns, coverage, kline_text, selection
 from policies import candles as calendar
-from policies import columns, coverage, kline_text, selection
-from policies.caching import CandleQuery, Life
+from policies.caching import CandleQuery, Life, is_sensible
 from policies.conditions import tag_of
 from policies.frame import Kind
 from policies.kline_text import Envelope
 from policies.segments import SLOTS, Segment, Series, bounds_of
-from proxy.answers import SharedAnswer, digest
+from proxy import headers
+from proxy.answers import SharedAnswer, digest, is_object, is_whole
 from proxy.cache import Entry
 from proxy.candles import Candles, segments_for
 from proxy.clock import Clock, Sleep
@@ -30,6 +31,7 @@ from proxy.lease import HeldElsewhere, Lease, Leases
 
 T = TypeVar("T")
 F = TypeVar("F")
+Found_co = TypeVar("Found_co", covariant=True)
 
 _WRITE_EVERY_S: Final = 5.0
 _WAIT_US: Final = 10_000_000
@@ -38,6 +40,8 @@ _ABSENT_US: Final = 2_000_000
 """How long it is remembered that Redis has no such segment."""
 _TRIES: Final = 3
 _SKEW_US: Final = 1_000_000
+_SOME_MS: Final = 10**12
+"""An instant with as many digits as any."""
 
 
 class SharedRules(NamedTuple):
@@ -47,10 +51,15 @@ class SharedRules(NamedTuple):
     """Percent of the budget, for auto."""
     open_us: int
     closed_us: int
-    error_us: int
     tagged: bool
     place: str
     """Which exchange it is about, where that is not the usual one: part of every key."""
+
+
+class Look(Protocol[Found_co]):
+    """What there is of something. `again`: another gateway may have put it there since the last look."""
+
+    def __call__(self, *, again: bool) -> Awaitable[Found_co | None]: ...
 
 
 class LevelTwo:
@@ -84,28 +93,28 @@ class LevelTwo:
     async def once(
         self,
         name: str,
-        look: Callable[[], Awaitable[T | None]],
+        look: Look[T],
         fetch: Callable[[], Awaitable[F]],
         *,
         ranged: bool,
     ) -> T | F:
         """What look() finds, or what fetch() brings: fetched by one gateway, as far as that is worth it. The fetch
         puts its result where look() finds it."""
-        found = await look()
+        found = await look(again=False)
         if found is not None:
             return found
         if not self.locks(ranged=ranged):
             return await fetch()
-        until_us = self._clock() + _WAIT_US
+        name, until_us = name + self.rules.place, self._clock() + _WAIT_US
         for _ in range(_TRIES):
             taken = await self._leases.take(name)
             if isinstance(taken, Lease):
                 async with taken:
-                    found = await look()  # the holder before may just have put it there
+                    found = await look(again=True)  # the holder before may just have put it there
                     return await fetch() if found is None else found
             if not isinstance(taken, HeldElsewhere):
                 break
-            found = await self._leases.await_other(name, look, until_us)
+            found = await self._leases.await_other(name, lambda: look(again=True), until_us)
             if found is not None:
                 return found
         return await fetch()
@@ -118,10 +127,13 @@ class LevelTwo:
 
     # Answers by request
 
-    async def entry(self, key: str) -> Entry | None:
-        """An answer that another gateway has kept, while it is fresh."""
+    async def entry(self, key: str, error_us: int) -> Entry | None:
+        """An answer that another gateway has kept, while it is fresh. `error_us`: how much longer it may be given where
+        none can be fetched."""
         frame = await self.l2.get(key + self.rules.place, Kind.ENTRY)
-        if frame is None or frame.status != 200 or b"\r\n\r\n" in frame.head or not frame.head.endswith(b"\r\n"):
+        if frame is None or frame.status != 200 or frame.encoding or not headers.believable(frame.head):
+            return None
+        if bybit.ret_code(frame.body) != bybit.OK or not is_object(frame.body):
             return None
         offset_us = self._exchange_clock() - self._clock()
         stored_us, expires_us = frame.stored_us - offset_us, frame.expires_us - offset_us
@@ -130,7 +142,8 @@ class LevelTwo:
         if stored_us > now_us + _SKEW_US or not now_us < expires_us <= now_us + self.rules.closed_us + _SKEW_US:
             return None
         tag = tag_of(digest(frame.body)) if self.rules.tagged else ""
-        life = Life(expires_us - stored_us, expires_us - stored_us, expires_us - stored_us + self.rules.error_us)
+        fresh_us = expires_us - stored_us
+        life = Life(fresh_us, fresh_us, fresh_us + error_us)
         return Entry.of(key, frame.head, frame.body, 0, stored_us, life, tag)
 
     async def put_entry(self, entry: Entry, *, ranged: bool) -> None:
@@ -154,8 +167,9 @@ class LevelTwo:
         key, until_us = f"{query.series.key()}:tail", now_us + self.rules.open_us
         await self._put(key, Kind.TAIL, head, answer.plain.body, now_us, until_us, through=through)
 
-    async def restore(self, query: CandleQuery, *, newest_only: bool) -> bool:
-        """Take over what the others know of what a request needs; whether there was anything."""
+    async def restore(self, query: CandleQuery, *, newest_only: bool, again: bool = False) -> bool:
+        """Take over what the others know of what a request needs; whether there was anything. `again`: what was not
+        there a moment ago is looked for all the same."""
         if self.candles is None:
             return False
         chosen = self.candles.select(query)
@@ -170,7 +184,7 @@ class LevelTwo:
         for number in () if newest_only else segments_for(query, chosen, now_us // 1000):
             low_ms, high_ms = bounds_of(series.interval, number)
             if coverage.gaps(covered, low_ms, min(high_ms, now_us // 1000)):
-                restored = await self._restore_segment(series, number) or restored
+                restored = await self._restore_segment(series, number, again=again) or restored
         return restored
 
     async def _restore_tail(self, series: Series) -> bool:
@@ -180,7 +194,9 @@ class LevelTwo:
         said, _, lines = frame.head.partition(b"\n")
         query = _query(series, said)
         told = kline_text.read(series, frame.body)
-        if query is None or told is None or told.at_ms > frame.stored_us // 1000 + 1000:
+        if query is None or told is None or not is_whole(told) or not headers.believable(lines):
+            return False
+        if told.at_ms > frame.stored_us // 1000 + 1000:
             return False
         return self.candles.learn(query, told, lines, min(frame.stored_us, self._exchange_clock()))
 
@@ -238,8 +254,8 @@ class LevelTwo:
         else:
             self.l2.put(key, kind, 200, head, "", body, stored_us, expires_us)
 
-    async def _restore_segment(self, series: Series, number: int) -> bool:
-        if self._absent.get((series, number), 0) > self._clock() or self.candles is None:
+    async def _restore_segment(self, series: Series, number: int, *, again: bool) -> bool:
+        if self.candles is None or (not again and self._absent.get((series, number), 0) > self._clock()):
             return False
         frame = await self.l2.get(_segment_key(series, number) + self.rules.place, Kind.SEGMENT)
         kept = None if frame is None else _read_segment(series, number, frame.head, frame.body, frame.stored_us)
@@ -247,7 +263,9 @@ class LevelTwo:
             self._absent[series, number] = self._clock() + _ABSENT_US
             return False
         history = self.candles.within(series, kept.envelope, kept.lines)
-        history.restore(number, kept.segment, kept.covered)
+        settle_ms = self.candles.rules.lifetimes.settle_us // 1000
+        final_ms = selection.final_before(series.interval, self._exchange_clock() // 1000, settle_ms)
+        history.restore(number, kept.segment, coverage.within(kept.covered, 0, final_ms))
         self.candles.resized(series)
         return True
 
@@ -266,20 +284,19 @@ def _read_segment(series: Series, number: int, head: bytes, body: bytes, stored_
         about: Any = orjson.loads(said)
         covered = tuple((int(low), int(high)) for low, high in about["covered"])
         envelope = Envelope(*(about[name].encode("latin-1") for name in ("before", "joint", "between", "after")))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
     blob = columns.unpacked(body, envelope.joint)
-    found = None if blob is None else kline_text.rows_in(series, blob)
-    low_ms, high_ms = bounds_of(series.interval, number)
-    if blob is None or found is None or len(found[0].opens) > SLOTS:
+    told = None if blob is None else kline_text.read(series, envelope.around(blob, _SOME_MS))
+    if told is None or not is_whole(told) or not headers.believable(lines) or len(told.rows.opens) > SLOTS:
         return None
-    rows, joint = found
+    rows = told.rows
+    if told.envelope != envelope:  # rows may not hide in what stands around them
+        return None
+    low_ms, high_ms = bounds_of(series.interval, number)
     within = all(low_ms <= open_ms < high_ms for open_ms in (*rows.opens[:1], *rows.opens[-1:]))
     ordered = all(low < high and low_ms <= low and high <= high_ms for low, high in covered)
-    whole = kline_text.read(series, envelope.around(blob, 10**12)) is not None
-    if not within or not ordered or not whole or not calendar.on_calendar(series.interval, rows.opens):
-        return None
-    if rows.opens and joint != envelope.joint:
+    if not within or not ordered or not calendar.on_calendar(series.interval, rows.opens):
         return None
     return _KeptSegment(Segment.of(rows, envelope.joint, stored_us), covered, envelope, lines)
 
@@ -294,7 +311,9 @@ def _query(series: Series, said: bytes) -> CandleQuery | None:
     except (ValueError, TypeError):
         return None
     numbers = (start_ms, end_ms, limit)
-    if any(each is not None and not isinstance(each, int) for each in numbers):
+    if any(each is not None and type(each) is not int for each in numbers):
         return None
     query = CandleQuery(*series, start_ms, end_ms, limit)
+    if not is_sensible(query):
+        return None
     return query if selection.select(query, selection.ENDLESS_MS) is not None else None

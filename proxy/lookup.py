@@ -16,6 +16,7 @@ from multidict import CIMultiDict
 from policies import bybit
 from policies import candles as calendar
 from policies.admission import Refused
+from policies.answer_rules import AnswerQuery
 from policies.caching import CandleLifetimes, CandleQuery
 from policies.pages import Need, Page, Reach
 from policies.priority import Priority
@@ -55,7 +56,7 @@ class Brought(NamedTuple):
     def failed(self) -> bool:
         """The exchange is in trouble: an older answer is better than this one."""
         answer = self.answer
-        return answer is not None and (answer.status >= 500 or answer.ret_code in bybit.TROUBLE)
+        return answer is not None and bybit.in_trouble(answer.status, answer.ret_code)
 
     @property
     def cache_status(self) -> str:
@@ -160,26 +161,29 @@ class Lookup:
         finally:
             self._revalidating.discard(asked.key)
 
-    async def bring(self, ask: Ask, asked: Asked, story: Story) -> Brought | Refused | None:
-        """Fetch what is missing, or wait for who fetches it. None: this request has to be sent by itself."""
-        if self.candles is not None and isinstance(asked.kept, CandleQuery):
+    async def bring(self, ask: Ask, asked: Asked, story: Story, *, afresh: bool = False) -> Brought | Refused | None:
+        """Fetch what is missing, or wait for who fetches it. None: this request has to be sent by itself.
+
+        `afresh`: all of it, whatever is kept anywhere.
+        """
+        if self.candles is not None and isinstance(asked.kept, CandleQuery) and not afresh:
             need = self.candles.need(asked.kept)
             if need is not None and need.reach is not Reach.OWN:
                 brought = await self._part(need, ask, asked, story)
                 if brought is not None:
                     return brought
-        return await self._whole(ask, asked, story)
+        return await self._whole(ask, asked, story, afresh=afresh)
 
     async def refresh(self, need: Need, ask: Ask, story: Story) -> SharedAnswer | Refused | None:
         """Fetch what somebody is going to ask for; None when another gateway had."""
         return await self._flights.join(self._flight_of(need.query), lambda: self._fetch_part(need, ask, story))
 
-    async def _whole(self, ask: Ask, asked: Asked, story: Story) -> Brought | Refused | None:
+    async def _whole(self, ask: Ask, asked: Asked, story: Story, *, afresh: bool) -> Brought | Refused | None:
         """The client's own request, as he has written it."""
         assert asked.kept is not None  # noqa: S101
-        key = self._flight_of(asked.kept)
+        key = self._flight_of(asked.kept) + ("!" if afresh else "")
         leads = self._leads(key, story)
-        got = await self._joined(key, lambda: self._fetch_whole(ask, asked, story), story, leads=leads)
+        got = await self._joined(key, lambda: self._fetch_whole(ask, asked, story, afresh=afresh), story, leads=leads)
         if isinstance(got, Refused):
             return got if leads else None
         return Brought(None, got, leads) if isinstance(got, Entry) else Brought(got, None, leads)
@@ -212,13 +216,15 @@ class Lookup:
                 story.upstream_us += self._clock() - began_us
 
     def _page(self, asked: Asked, began_us: int) -> Entry | None:
-        """Of what has been fetched since: good for those who waited for it, even where its time is over by now, but not
-        where its candle had ended before they asked."""
+        """Of what has been fetched since: good for those who waited for it, even where its time is over by now. Where it
+        was over before they asked, or its candle had ended, the fetch has not told what it should have."""
         assert isinstance(asked.kept, CandleQuery)  # noqa: S101
         if self.candles is None:
             return None
-        page = self.candles.page(asked.kept, stale=True)
-        if page is None or (page.tail is not None and page.tail.ends_us <= began_us):
+        page = self.candles.page(asked.kept, stale=True, asked_us=began_us)
+        if page is None:
+            return None
+        if page.tail is not None and (page.tail.expires_us < began_us or page.tail.ends_us <= began_us):
             return None
         return self._made(asked.key, asked.kept, page)
 
@@ -231,12 +237,14 @@ class Lookup:
             each(query, entry)
         return entry
 
-    async def _fetch_whole(self, ask: Ask, asked: Asked, story: Story) -> SharedAnswer | Entry | Refused:
+    async def _fetch_whole(
+        self, ask: Ask, asked: Asked, story: Story, *, afresh: bool
+    ) -> SharedAnswer | Entry | Refused:
         kept = asked.kept
         assert kept is not None  # noqa: S101
 
-        async def look() -> Entry | None:
-            return await self._from_two(asked)
+        async def look(*, again: bool) -> Entry | None:
+            return await self._from_two(asked, again=again)
 
         async def fetch() -> SharedAnswer | Refused:
             got = await self._exchange(ask, kept, asked.key, story)
@@ -246,46 +254,51 @@ class Lookup:
                     await self.two.put_entry(got.entry, ranged=_ranged(kept))
             return got
 
+        if afresh:
+            return await fetch()
         if self.two is None:
-            return await look() or await fetch()
+            return await look(again=False) or await fetch()
         return await self.two.once(asked.key, look, fetch, ranged=_ranged(kept))
 
     async def _fetch_part(self, need: Need, ask: Ask, story: Story) -> SharedAnswer | Refused | None:
         """The answer of the exchange, None where another gateway had fetched it."""
         query = need.query
 
-        async def look() -> str | None:
-            return _FOUND if await self._restored(query, newest_only=need.reach is Reach.TAIL) else None
+        async def look(*, again: bool) -> str | None:
+            restored = await self._restored(query, newest_only=need.reach is Reach.TAIL, again=again)
+            return _FOUND if restored else None
 
         async def fetch() -> SharedAnswer | Refused:
             return await self._exchange(_asking(ask, query), query, query.key(), story)
 
         if self.two is None:
-            return None if await look() else await fetch()
+            return None if await look(again=False) else await fetch()
         got = await self.two.once(query.key(), look, fetch, ranged=_ranged(query))
         return None if isinstance(got, str) else got
 
-    async def _restored(self, query: CandleQuery, *, newest_only: bool = False) -> bool:
-        """Whether what others have kept completes a page. `newest_only`: nothing else of it is missing."""
+    async def _restored(self, query: CandleQuery, *, newest_only: bool = False, again: bool = False) -> bool:
+        """Whether what others have kept completes a page. `newest_only`: nothing else of it is missing; `again`: it is
+        what another gateway may have fetched meanwhile."""
         candles = self.candles
         if candles is None:
             return False
         if (
             self.two is not None
-            and await self.two.restore(query, newest_only=newest_only)
-            and candles.page(query) is not None
+            and await self.two.restore(query, newest_only=newest_only, again=again)
+            and candles.knows(query)
         ):
             return True
-        if newest_only or self._archived is None or not await self._archived.restore(candles, query):
+        if newest_only or again or self._archived is None or not await self._archived.restore(candles, query):
             return False
-        return candles.page(query) is not None
+        return candles.knows(query)
 
-    async def _from_two(self, asked: Asked) -> Entry | None:
+    async def _from_two(self, asked: Asked, *, again: bool) -> Entry | None:
         """What the other gateways have of it, or the archive."""
         query = asked.kept
         if isinstance(query, CandleQuery) and self._as_candles(query):
-            return self.remembered(asked) if await self._restored(query) else None
-        entry = None if self.two is None else await self.two.entry(asked.key)
+            return self.remembered(asked) if await self._restored(query, again=again) else None
+        error_us = query.rule.stale_us if isinstance(query, AnswerQuery) else self.rules.lifetimes.error_us
+        entry = None if self.two is None else await self.two.entry(asked.key, error_us)
         if entry is not None:
             self._keep(entry)
         return entry
@@ -307,6 +320,8 @@ class Lookup:
             self._attempts.learn_time(answered, answer.plain.body)
         if answer.told is not None and self._as_candles(kept):
             await self._learn(kept, answer, lines_of(reply))
+        elif answer.told is not None and self._archived is not None:
+            self._archived.seen(kept.series, answer.told, rules.lifetimes.settle_us)
         return answer
 
     def _as_candles(self, kept: object) -> bool:

@@ -23,6 +23,7 @@ _CALL_US: Final = (
     10**7,
     3 * 10**7,
 )
+_HISTORY_US: Final = (*_CALL_US, 60 * 10**6, 300 * 10**6, 900 * 10**6, 3_600 * 10**6)
 _STORE_US: Final = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000)
 _ADDED_US: Final = (50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 10**6, 4 * 10**6, 10**7)
 
@@ -115,6 +116,22 @@ class Metrics:
         )
         self.candles = TallyCounter(
             "bybit_candles_fetched", "Candles given to clients, by where they came from.", ["source"], registry
+        )
+        self.history_fetches = Counter(
+            "bybit_historical_fetches",
+            "Histories asked of /api/v1/marketdata, by how they ended: whole, failed (before the first candle), broken "
+            "(in the middle), client-gone.",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("whole", "failed", "broken", "client-gone"):
+            self.history_fetches.labels(result)
+        self.history_seconds = TallyHistogram(
+            "bybit_historical_fetch_duration_seconds",
+            "Time that they took, at their readers' pace.",
+            [],
+            _HISTORY_US,
+            registry,
         )
         self.errors = Counter(
             "bybit_errors", "Answers that are not the exchange's, by reason.", ["error_type"], registry=registry

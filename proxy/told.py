@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from aiohttp.hdrs import IF_NONE_MATCH
+from aiohttp.hdrs import ACCEPT, AUTHORIZATION, CACHE_CONTROL, IF_NONE_MATCH
 from multidict import MultiMapping
 
-from policies.conditions import Directives, acceptable, ours_only
-from proxy.cache import Entry
+from policies.conditions import NONE, Directives, acceptable, directives, ours_only
+from proxy.cache import Entry, Variant
 from proxy.errors import Banned, Broken
 from proxy.telemetry import Story
 from proxy.wire import Whole, head
@@ -21,16 +21,39 @@ _CONDITIONS: Final = (
     "If-Range",
     "Origin",
     "Cookie",
-    "Authorization",
+    "X-HTTP-Method",
+    "X-HTTP-Method-Override",
+    "X-Method-Override",
+    "X-Original-URL",
+    "X-Rewrite-URL",
 )
 """Headers by which one client's answer may differ from another's: such a request is not fetched for others."""
+_JSON: Final = frozenset({"*/*", "application/*", "application/json"})
 
 
-def for_everybody(headers: MultiMapping[str]) -> bool:
-    """Whether the answer may be given to others: nothing in the request asks for another one."""
-    if any(name in headers for name in _CONDITIONS):
+def for_everybody(headers: MultiMapping[str], *, bearer: bool) -> bool:
+    """Whether the answer may be given to others: nothing in the request asks for another one. `bearer`: Authorization
+    spoke to us."""
+    if any(name in headers for name in _CONDITIONS) or (AUTHORIZATION in headers and not bearer):
+        return False
+    if ACCEPT in headers and not _takes_json(",".join(headers.getall(ACCEPT))):
         return False
     return IF_NONE_MATCH not in headers or all(map(ours_only, headers.getall(IF_NONE_MATCH)))
+
+
+def said_in(headers: MultiMapping[str]) -> Directives:
+    """By Cache-Control, on however many lines."""
+    return directives(",".join(headers.getall(CACHE_CONTROL))) if CACHE_CONTROL in headers else NONE
+
+
+def demanding(said: Directives) -> bool:
+    """Whether the client says how new an answer must be: what others have put by may be too old for it."""
+    return said.max_age_s is not None or said.min_fresh_s is not None
+
+
+def names(variant: Variant, name: bytes) -> bool:
+    """Whether a header of that name, in lower case, stands in it already."""
+    return b"\r\n%b:" % name in variant.head.lower()
 
 
 def will_do(entry: Entry, said: Directives, story: Story) -> bool:
@@ -70,3 +93,7 @@ def unchanged(entry: Entry, lines: bytes, story: Story) -> Whole:
 def why_stale(error: Exception) -> str:
     """In a word."""
     return "banned" if isinstance(error, Banned) else "breaker" if isinstance(error, Broken) else "stale-if-error"
+
+
+def _takes_json(accept: str) -> bool:
+    return any(each.partition(";")[0].strip().lower() in _JSON for each in accept.split(","))

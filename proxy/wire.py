@@ -76,9 +76,10 @@ class Whole(web.StreamResponse):
 class Stream(web.StreamResponse):
     """An answer that is passed on piece by piece, with the client's pace holding back the upstream's."""
 
-    def __init__(self, head_bytes: bytes, *, length: int | None) -> None:
+    def __init__(self, head_bytes: bytes, *, length: int | None, patience_s: float = _PATIENCE_S) -> None:
         self._head_bytes = head_bytes
         self._length = length
+        self._patience_s = patience_s
         self._keeps = False
 
     @property
@@ -96,10 +97,12 @@ class Stream(web.StreamResponse):
         written = 0
         try:
             async for piece in pieces:
+                if not piece:
+                    continue  # an empty chunk is the last one
                 written += len(piece)
                 transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                 if request.protocol.writing_paused:
-                    await _drained(request)
+                    await _drained(request, self._patience_s)
         except BaseException:
             # The client must not take a part for the whole: no end of chunks, no further request on this connection.
             transport.abort()
@@ -134,10 +137,10 @@ class Gone(web.StreamResponse):
         pass
 
 
-async def _drained(request: web.BaseRequest) -> None:
+async def _drained(request: web.BaseRequest, patience_s: float = _PATIENCE_S) -> None:
     """Wait until the client has taken what is written. One that does not is let go: it holds a connection upstream."""
     try:
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             await request.writer.drain()
     except TimeoutError:
         if request.transport is not None:

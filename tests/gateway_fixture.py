@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,14 +11,16 @@ from typing import Any
 import orjson
 
 from proxy.app import App
-from proxy.clock import Clock
+from proxy.clock import Clock, Sleep
 from proxy.config import load, load_routes
 
 ROUTES = load_routes()
 
 
 @asynccontextmanager
-async def gateway(upstream_url: str, *, clock: Clock | None = None, **overrides: Any) -> AsyncIterator[App]:
+async def gateway(
+    upstream_url: str, *, clock: Clock | None = None, sleep: Sleep = asyncio.sleep, **overrides: Any
+) -> AsyncIterator[App]:
     """`overrides` are fields by their path, as in the environment: listen__max_body="1KiB", limits=[...]."""
     environment = {
         "GATEWAY__UPSTREAM__URL": upstream_url,
@@ -28,7 +31,7 @@ async def gateway(upstream_url: str, *, clock: Clock | None = None, **overrides:
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
         environment[f"GATEWAY__{name.upper()}"] = text
     config = load(None, environment, ROUTES)
-    async with App(config, ROUTES, clock=clock) as app:
+    async with App(config, ROUTES, clock=clock, sleep=sleep) as app:
         yield app
 
 
