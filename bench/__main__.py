@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bench import answers, contenders, inprocess, load, shared
+from bench import answers, batch, contenders, fleet, inprocess, load, shared
 from bench.contenders import Contender, ContenderFailed, Lab
 from bench.report import Rates, Report, Row
 
 _HIT_BAR: Final = 0.60
 _PASS_BAR: Final = 3.0
 _SERVED: Final = ("hit", "pass", "latency")
-_ROWS: Final = (*_SERVED, "admission", "store")
+_ROWS: Final = (*_SERVED, "admission", "store", "batch", "fleet", "rest")
 
 Start = Callable[[Lab], AbstractContextManager[Contender]]
 
@@ -27,10 +27,11 @@ Start = Callable[[Lab], AbstractContextManager[Contender]]
 class Run:
     """One run: how long, on which machine, and what came of it."""
 
-    def __init__(self, rounds: int, seconds: int, lab: Lab) -> None:
+    def __init__(self, rounds: int, seconds: int, lab: Lab, *, quick: bool = False) -> None:
         self.rounds = rounds
         self.seconds = seconds
         self.lab = lab
+        self.quick = quick
         self.report = Report()
 
     def hit(self) -> None:
@@ -97,6 +98,18 @@ class Run:
         with contenders.on_cpu(self.lab.server_cpu):
             shared.measure(self.report, self.rounds, self.seconds, self.lab.load_cpu)
 
+    def batch(self) -> None:
+        """Sixty symbols at once, and one after another."""
+        batch.measure(self.report, self.lab, self.rounds)
+
+    def fleet(self) -> None:
+        """What the exchange sees of many bots."""
+        fleet.measure(self.report, quick=self.quick)
+
+    def rest(self) -> None:
+        """What candles take in Redis."""
+        fleet.measure_at_rest(self.report)
+
     def _start(self, stack: ExitStack, starts: Sequence[Start]) -> list[Contender]:
         return [stack.enter_context(start(self.lab)) for start in starts]
 
@@ -125,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     server_cpu, load_cpu = contenders.two_cpus()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         lab = Lab(Path(directory), contenders.find_nginx() or "", server_cpu, load_cpu)
-        run = Run(rounds, seconds, lab)
+        run = Run(rounds, seconds, lab, quick=options.quick)
         if server_cpu is None:
             print("note: one processor for server and load alike; the ratios say less than they should")
         _measure(run, chosen)
@@ -160,11 +173,15 @@ def _measure(run: Run, chosen: Sequence[str]) -> None:
             run.report.failed.append(("upstream", str(error)))
     if "admission" in chosen:
         _one(run, "admission", run.admission)
-    if "store" in chosen:
-        if (why := shared.missing()) is None:
-            _one(run, "store", run.store)
-        else:
-            run.report.skipped.append(("store", why))
+    for row, measure in (("store", run.store), ("rest", run.rest)):
+        if row in chosen and (why := shared.missing()) is not None:
+            run.report.skipped.append((row, why))
+        elif row in chosen:
+            _one(run, row, measure)
+    if "batch" in chosen:
+        _one(run, "batch", run.batch)
+    if "fleet" in chosen:
+        _one(run, "fleet", run.fleet)
 
 
 def _one(run: Run, row: str, measure: Callable[[], None]) -> None:

@@ -105,6 +105,15 @@ def exchange(lab: Lab) -> Iterator[Contender]:
 
 
 @contextmanager
+def slow_exchange(lab: Lab, away_ms: int) -> Iterator[Contender]:
+    """One that is far away, and has candles of any symbol."""
+    directory, port = _place(lab, "slow-exchange")
+    command = [sys.executable, "-m", "bench.slow_exchange", str(port), str(away_ms)]
+    with _running("slow exchange", command, port, directory, lab.load_cpu) as started:
+        yield started
+
+
+@contextmanager
 def nginx_cache(lab: Lab) -> Iterator[Contender]:
     with _nginx_proxy(lab, "nginx proxy_cache", cache=True) as started:
         yield started

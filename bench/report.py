@@ -19,7 +19,7 @@ _SATURATED: Final = 0.85
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: `values` has an entry per round; `unit` is x for a ratio, else us or ns."""
+    """One figure: `values` has an entry per round; `unit` is x for a ratio, %, ms, us or ns."""
 
     group: str
     what: str
@@ -111,6 +111,8 @@ def _figure(value: float, unit: str) -> str:
             return f"{value:.2f} x"
         case "us":
             return f"{value:.1f} us" if value < 100 else f"{value:.0f} us"
+        case "%":
+            return f"{value:.1f} %"
         case _:
             return f"{value:.0f} {unit}"
 

@@ -37,7 +37,7 @@ def missing() -> str | None:
 
 def measure(report: Report, rounds: int, seconds: float, redis_cpu: int | None) -> None:
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    with _redis(redis_cpu) as url:
+    with redis(redis_cpu) as url:
         uvloop.run(_measure(report, url, rounds, seconds))
 
 
@@ -103,7 +103,7 @@ class _Load:
 
 
 @contextmanager
-def _redis(cpu: int | None) -> Iterator[str]:
+def redis(cpu: int | None) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

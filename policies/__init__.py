@@ -41,6 +41,12 @@ Candles that go into files:
       block_rows.py        is this the answer, and which lines does it make?
       collected.py         what is there by now, and what is missing
 
+Questions to the convenience API:
+
+    market_questions.py  what is asked, and what is wrong with it
+    walk.py              which pages of a range come next, and where candles are when pages are empty
+    candle_formats.py    rows as JSON, NDJSON, CSV
+
 schema.py, cache_schema.py, archive_schema.py, resilience_schema.py, identity_schema.py and store_url.py turn the YAML
 of an operator into the frozen types that the rooms above work with; reach.py refuses rules that no request can meet.
 Every number of time is an integer of microseconds unless its name says otherwise (`_ms`).

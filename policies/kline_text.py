@@ -13,11 +13,13 @@ from typing import Final, NamedTuple
 from policies.segments import Rows, Series
 
 _LIST: Final = re.compile(rb'"list": ?\[')
-_STAMP: Final = re.compile(rb'"time": ?([0-9]{13})(?=[,}])')
+_STAMP: Final = re.compile(rb'"time": ?([1-9][0-9]{12})(?=[,}])')
 _DIGITS: Final = b"0123456789.-"
 _FIELDS: Final = {"kline": 7}
 _OTHER_FIELDS: Final = 5
 _JOINTS: Final = (b",", b", ")
+_ONCE: Final = (b'"result"', b'"list"', b'"time"')
+"""Of two it could not be told which is meant."""
 _NO_ROWS: Final = b"]"
 _LONGEST: Final = 14
 
@@ -62,7 +64,7 @@ def read(series: Series, text: bytes) -> Told | None:
     around = b"".join((envelope.before, envelope.between, envelope.after))
     if not _names(around, b"symbol", series.symbol) or not _names(around, b"category", series.category):
         return None
-    if around.count(b'"list"') != 1 or around.count(b'"time"') != 1:  # which of two is meant?
+    if any(around.count(name) != 1 for name in _ONCE):
         return None
     rows = _rows(listed, joint)
     return None if rows is None else Told(envelope, rows, int(at[1]))
@@ -90,7 +92,8 @@ def _cut(rest: bytes, fields: int) -> tuple[bytes, bytes] | None:
     """The rows at the beginning of `rest`, up to the end of their list, and what joins them.
 
     Digits, points and signs taken away, all rows of a list are the same: that tells in one comparison that each has its
-    fields, that all of them are plain decimals in quotes, and that nothing else stands between them.
+    fields, and that nothing but decimals stands in them. That these stand between quotes, and nowhere else, is told by
+    the number of places where quotes meet.
     """
     if rest.startswith(_NO_ROWS):
         return b"", _JOINTS[0]
@@ -98,12 +101,16 @@ def _cut(rest: bytes, fields: int) -> tuple[bytes, bytes] | None:
     if end < 0:
         return None
     listed = rest[: end + 1]
+    if not listed.startswith(b'["') or not listed.endswith(b'"]'):
+        return None
     skeleton = listed.translate(None, _DIGITS)
     for joint in _JOINTS:
         row = b"[" + joint.join([b'""'] * fields) + b"]"
         count, odd = divmod(len(skeleton) + len(joint), len(row) + len(joint))
         if not odd and skeleton == joint.join([row] * count):
-            return listed, joint
+            fields_meet, rows_meet = listed.count(b'"' + joint + b'"'), listed.count(b'"]' + joint + b'["')
+            whole = fields_meet == count * (fields - 1) and rows_meet == count - 1
+            return (listed, joint) if whole else None
     return None
 
 

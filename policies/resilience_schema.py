@@ -9,7 +9,6 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from policies.admission import Match
 from policies.circuit import CircuitRules
 from policies.published import Bounds
-from policies.retry import RetryRules
 from policies.reach import only_own
 from policies.retry import RetryRules
 from policies.routing import OWN, UNKNOWN, RouteTable

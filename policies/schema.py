@@ -118,7 +118,8 @@ class MatchSection(Section):
     """Which requests a rule applies to. A word or a list of words; what is left out matches everything."""
 
     endpoint: EndpointWords | None = Field(
-        default=None, description="Names of policies/bybit.yaml; `unknown` is all that it does not list."
+        default=None,
+        description="Names of policies/bybit.yaml, or of the gateway's own pages; `unknown` is all that is not listed.",
     )
     path: Paths | None = Field(default=None, description="Exact paths, without a query.")
     method: Methods | None = Field(default=None, description="Methods in capitals.")

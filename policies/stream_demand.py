@@ -1,9 +1,9 @@
 """Which series are worth a subscription.
 
 One that is asked for twice within the time that it is kept: whoever loads a thousand charts once has his answers by
-then. It stays as long as it is asked for at least once in that time, so that it does not come and go with each candle.
-When a connection is full, who was asked for lately takes the place of who was not for half of that time; those two
-cannot change places again soon.
+then. It stays as long as it is asked for at least once in that time, which is longer than its candle, so that it does
+not come and go with each; longer candles than those of an hour are not worth that. When a connection is full, who was
+asked for lately takes the place of who was not for half of that time; those two cannot change places again soon.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
+from policies import candles
 from policies import stream_words as words
 from policies.segments import Series
 
@@ -19,13 +20,16 @@ _MOST_KNOWN: Final = 10_000
 _ARGS: Final = 200
 """Of one request, where the exchange names no number: what it refuses it refuses as a whole."""
 _BRACKETS: Final = 2
+_LONGEST_MS: Final = 3_600_000
 
 
 class DemandRules(NamedTuple):
     asks: int = 2
     """So often a series must be asked for to be subscribed to."""
     keep_us: int = 600_000_000
-    """So long it stays subscribed to after it was asked for the last time."""
+    """So long it stays subscribed to after it was asked for the last time,"""
+    keep_candles: int = 2
+    """or for so many of its candles, up to those of an hour: bots ask once for each, and it must not come and go."""
     refused_us: int = 600_000_000
     """So long a series is left alone that the exchange has refused."""
     most_topics: int = 500
@@ -64,7 +68,7 @@ class Demand:
             if len(self._asked) >= _MOST_KNOWN and not self._clear(now_us):
                 return False
             asked = self._asked[series] = _Asked()
-        elif now_us - asked.last_us >= self._rules.keep_us:
+        elif now_us - asked.last_us >= self._kept_us(series):
             asked.asks = 0
         asked.last_us = now_us
         if now_us < asked.refused_until_us:
@@ -103,7 +107,11 @@ class Demand:
         return -self._asked[series].last_us, series
 
     def _yields(self, old: Series, new: Series) -> bool:
-        return self._asked[new].last_us - self._asked[old].last_us >= self._rules.keep_us // 2
+        return self._asked[new].last_us - self._asked[old].last_us >= self._kept_us(old) // 2
+
+    def _kept_us(self, series: Series) -> int:
+        length_us = candles.FIXED_MS.get(series.interval, _LONGEST_MS + 1) * 1000
+        return max(self._rules.keep_us, self._rules.keep_candles * length_us if length_us <= _LONGEST_MS * 1000 else 0)
 
     def _clear(self, now_us: int) -> bool:
         """Make room in a full memory, which takes a walk through it: not for everybody who asks."""
@@ -117,7 +125,7 @@ class Demand:
         old = [
             series
             for series, asked in self._asked.items()
-            if now_us - asked.last_us >= self._rules.keep_us and now_us >= asked.refused_until_us
+            if now_us - asked.last_us >= self._kept_us(series) and now_us >= asked.refused_until_us
         ]
         for series in old:
             del self._asked[series]

@@ -25,6 +25,7 @@
     headers, body, coding, wire    the bytes of a message
     errors         what the gateway answers itself
     admin          health, metrics, limits, the trade switch   (drift: the report)
+    marketdata/  the convenience API: candles beyond a page, several symbols, prices     (inner: asks for public data)
     telemetry    one event per request                     (metrics, log)
     siblings     workers read each other's metrics         (combined: several processes on one page)
 

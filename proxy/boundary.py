@@ -133,10 +133,10 @@ class Boundary:
     def _is_served(self, candles: Candles, series: Series) -> bool:
         """Its candles come by themselves, somebody was faster, or it does not trade."""
         history = candles.known(series)
-        now_us = self._exchange_clock()
-        if history is None or self._streamed(series) or history.good_tail(now_us) is not None:
+        now_ms = self._exchange_clock() // 1000
+        if history is None or self._streamed(series) or history.dormant(now_ms):
             return True
-        return history.dormant(now_us // 1000)
+        return history.tail is not None and history.tail.at_ms >= calendar.open_of(series.interval, now_ms)
 
 
 def _result(got: SharedAnswer | Refused | None) -> str:

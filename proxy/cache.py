@@ -133,7 +133,7 @@ class L1:
         for other in entry.made:
             if other and (liked := coding.weight(accept_encoding, other)) > most:
                 name, most = other, liked
-        if self.compresses and len(entry.body) >= _LEAST_BYTES:
+        if most < coding.MOST and self.compresses and len(entry.body) >= _LEAST_BYTES:
             for other in coding.WRITTEN:
                 if (liked := coding.weight(accept_encoding, other)) > most:
                     name, most = other, liked
@@ -165,6 +165,10 @@ class L1:
         self.size_bytes -= self._entries.pop(key).size_bytes
 
 
+class Impatient(Exception):
+    """Who waited for another's fetch has left before that was even sent."""
+
+
 class Flights:
     """One fetch for all who ask for the same thing at the same time.
 
@@ -179,15 +183,29 @@ class Flights:
     def __contains__(self, key: str) -> bool:
         return key in self._flights
 
-    async def join(self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of the running fetch of `key`, or of one begun now. What it raises reaches all who wait."""
+    async def join(
+        self,
+        key: str,
+        fetch: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        sent: Callable[[], bool] = lambda: True,
+        patience_s: float | None = None,
+    ) -> T:
+        """The result of the running fetch of `key`, or of one begun now. What it raises reaches all who wait.
+
+        `sent`: whether the one that is begun is on its way. `patience_s`: how long to wait for that; raises Impatient.
+        """
         flight = self._flights.get(key)
         if flight is None:
             task = self._tasks.spawn(fetch(), f"fetch {key}", reported=False)
-            flight = self._flights[key] = _Flight(task)
+            flight = self._flights[key] = _Flight(task, sent)
             task.add_done_callback(lambda _: self._end(key, task))
         flight.waiting += 1
         try:
+            if patience_s is not None and not flight.sent():
+                await asyncio.wait({flight.task}, timeout=max(0.0, patience_s))
+                if not flight.task.done() and not flight.sent():
+                    raise Impatient
             result: T = await asyncio.shield(flight.task)
             return result
         finally:
@@ -206,4 +224,5 @@ class Flights:
 @dataclass(slots=True)
 class _Flight(Generic[T]):
     task: asyncio.Task[T]
+    sent: Callable[[], bool]
     waiting: int = 0

@@ -225,7 +225,9 @@ class Caches:
             self.streams.want(series)
 
     def _is_streamed(self, series: Series) -> bool:
-        return self.streams is not None and self.streams.covers(series)
+        if self.streams is None or self.candles is None:
+            return False
+        return self.streams.covers(series) and self.candles.is_fed(series)
 
     def _heard(self, series: Series, open_ms: int, row: bytes, confirmed: bool, heard_us: int) -> None:  # noqa: FBT001  # as it is called
         if self.candles is not None:

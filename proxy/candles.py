@@ -10,10 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from policies import candles as calendar
 from policies import pages, selection
 from policies.caching import CandleLifetimes, CandleQuery, Life, closed_life, open_life
 from policies.conditions import tag_of
-from policies.history import History, Learned, Lifetimes
+from policies.history import History, Learned, Lifetimes, Tail
 from policies.kline_text import Envelope, Told
 from policies.pages import Need, Page
 from policies.segments import SLOTS, Series, segment_of
@@ -36,6 +37,12 @@ class CandleRules(NamedTuple):
     tagged: bool
 
 
+class _Closed(NamedTuple):
+    open_ms: int
+    text: bytes
+    heard_us: int
+
+
 class _Known:
     """One series. The envelope and the header lines are those of its last answer."""
 
@@ -45,6 +52,8 @@ class _Known:
         self.lines = lines
         self.began_us = now_us
         self.size_bytes = 0
+        self.closed: _Closed | None = None
+        """The last candle that the stream has declared closed."""
 
 
 class Candles:
@@ -147,29 +156,44 @@ class Candles:
         if tail is not None and tail.at_ms * 1000 > self._gaps.get(series, tail.at_ms * 1000):
             del self._gaps[series]
         self._after(known, changed)
+        self._settle(known)
         return True
 
     def heard(self, series: Series, open_ms: int, text: bytes, heard_us: int, good_us: int, *, confirmed: bool) -> None:
         """A candle of the exchange's stream; `confirmed`: it has declared it closed. `heard_us` is by the exchange's
         clock. Of use where all before it is known, and nothing was lost since."""
         known = self._known.get(series)
-        if known is None or series in self._gaps or known.envelope.joint != STREAM_JOINT:
+        if known is None or known.envelope.joint != STREAM_JOINT:
             return
-        history = known.history
-        if confirmed and history.reaches(open_ms):
-            self._after(known, history.settle_row(open_ms, text, STREAM_JOINT, heard_us))
-        elif not confirmed:
-            history.run(open_ms, text, heard_us // 1000, heard_us, good_us)
+        if confirmed:
+            known.closed = _Closed(open_ms, text, heard_us)
+            self._settle(known)
+        elif series not in self._gaps:
+            known.history.run(open_ms, text, heard_us // 1000, heard_us, good_us)
 
     def gap(self, series: Series) -> None:
         """The stream has lost something: nothing more of it until an answer has told what."""
-        if series in self._known:  # else there is nothing that it could go on from
-            self._gaps[series] = self._exchange_clock()
+        known = self._known.get(series)
+        if known is not None:  # else there is nothing that it could go on from
+            self._gaps[series], known.closed = self._exchange_clock(), None
+
+    def is_fed(self, series: Series) -> bool:
+        """What the stream tells of the candle that runs, or has just ended, is of use: all before it is known."""
+        known = self._known.get(series)
+        if known is None or series in self._gaps or not known.history.covered:
+            return False
+        running_ms = calendar.open_of(series.interval, self._exchange_clock() // 1000)
+        return known.history.covered[-1][1] >= calendar.open_of(series.interval, running_ms - 1)
 
     def known(self, series: Series) -> History | None:
         """For those who keep segments elsewhere, and those who look ahead. Change nothing in it."""
         known = self._known.get(series)
         return None if known is None else known.history
+
+    def tail(self, series: Series) -> Tail | None:
+        """The newest candles of a series as they were told last, however long ago."""
+        known = self._known.get(series)
+        return None if known is None else known.history.tail
 
     def envelope(self, series: Series) -> tuple[Envelope, bytes] | None:
         """Around the rows of a series, and the header lines of its answers."""
@@ -217,6 +241,15 @@ class Candles:
         if page.until_us is not None:
             left_us = min(left_us, page.until_us - exchange_us)
         return open_life(lifetimes, left_us, page.tail.ends_us - exchange_us)
+
+    def _settle(self, known: _Known) -> None:
+        """The candle that the stream has closed, if all before it is known: else an answer that is on its way, or the
+        next one, tells of that. Bots ask when a candle has ended, and then the one before has only just settled."""
+        closed, history = known.closed, known.history
+        if closed is None or history.series in self._gaps or not history.reaches(closed.open_ms):
+            return
+        known.closed = None
+        self._after(known, history.settle_row(closed.open_ms, closed.text, STREAM_JOINT, closed.heard_us))
 
     def _after(self, known: _Known, changed: Learned) -> None:
         series = known.history.series

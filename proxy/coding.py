@@ -15,6 +15,8 @@ MAX_DECODED_BYTES: Final = 16 << 20
 _SHORT_BYTES: Final = 4 << 10
 
 
+MOST: Final = 1000
+"""The greatest weight() there is."""
 _WEIGHT: Final = re.compile(r"[ \t]*(?:q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?")
 WRITTEN: Final = ("zstd", "gzip")
 """What encode() knows, the better first."""
@@ -83,7 +85,7 @@ def weight(accept_encoding: str, coding: str) -> int:
         if name not in {coding, "*"}:
             continue
         found = _WEIGHT.fullmatch(parameter)
-        thousandths = 0 if found is None else 1000 if found[1] is None else round(float(found[1]) * 1000)
+        thousandths = 0 if found is None else MOST if found[1] is None else round(float(found[1]) * MOST)
         if name == coding:
             return thousandths
         star = thousandths

@@ -15,13 +15,14 @@ from policies.answer_rules import AnswerQuery, AnswerRule
 from policies.caching import CandleQuery
 from policies.descriptor import Descriptor
 from policies.priority import Priority, priority_of
-from policies.routing import Route, RouteTable
+from policies.routing import OWN, Access, Route, RouteTable
 from proxy.identity import Identifier, Identity, Rejected
 from proxy.limiter import Claim
 
 _MEMORABLE_TARGET: Final = 512
 _MEMORY: Final = 8192
 _NO_RULES: Final = Rulebook(())
+_OWN: Final = {name: Route(name, "gateway", Access.PUBLIC, "GET", "") for name in OWN}
 
 
 class Asked(NamedTuple):
@@ -96,7 +97,7 @@ class Describer:
             priority=Priority.LIVE,
         )
         claim = claim_of(descriptor, _NO_RULES if path in self._excluded else self._client_rules)
-        return Asked(None, descriptor, self._routes.unknown, None, "", claim, who.behind_proxy, who.bearer)
+        return Asked(None, descriptor, _OWN[endpoint], None, "", claim, who.behind_proxy, who.bearer)
 
     def _unsigned(self, method: str, raw_target: str, who: Identity) -> Asked:
         return self._describe(method, raw_target, who, None)

@@ -24,6 +24,7 @@ from proxy.clock import Clock
 from proxy.config import Config
 from proxy.describe import Asked
 from proxy.identity import Rejected
+from proxy.marketdata import marketdata
 
 _HASHED: Final = frozenset({"api_key", "client"})
 """Parts of a partition that may be a hash: it means nothing in another process."""
@@ -75,9 +76,14 @@ def explain(
     """`usage`: the rows of a running gateway's /gateway/limits."""
     now_us = clock()
     describer = describer_of(config, routes, clock)
-    asked = describer.describe(question.method, question.target, question.peer, question.headers)
+    if marketdata.owns(question.target):
+        name = marketdata.endpoint_of(question.target)
+        asked = describer.describe_own(name, question.method, question.target, question.peer, question.headers)
+        upstream = Rulebook(())  # what it asks of the exchange depends on what is known here
+    else:
+        asked = describer.describe(question.method, question.target, question.peer, question.headers)
+        upstream = Rulebook(config.quotas(Counts.UPSTREAM), config.learned(routes))
     descriptor, _ = understood(asked, question.body)
-    upstream = Rulebook(config.quotas(Counts.UPSTREAM), config.learned(routes))
     spends = asked.refusal is None and not _own(question, config)
     charges = (*asked.claim.charges, *upstream.charges(descriptor)) if spends else ()
     met = tuple(_met(charge, usage) for charge in charges)
@@ -125,6 +131,9 @@ def _fate(
         full = rule.remaining is not None and rule.remaining < rule.charge.cost
         if full and quota.when_full is WhenFull.REFUSE and not quota.shadow:
             return Fate(forwarded=False, status=429, why=f"the rule {quota.name} is full now")
+    if marketdata.owns(question.target):
+        why = "answered by the gateway itself; what it asks of the exchange for it meets the rules of kline or tickers"
+        return Fate(forwarded=False, status=None, why=why)
     return Fate(forwarded=True, status=None, why=f"forwarded to {config.upstream.url}")
 
 
@@ -141,6 +150,8 @@ def _clock(question: Question, descriptor: Descriptor, now_us: int) -> str | Non
 
 
 def _cache(question: Question, config: Config, asked: Asked, now_us: int) -> str:
+    if marketdata.owns(question.target):
+        return "made of what is cached, and of what is fetched"
     if not config.cache.enabled:
         return "passes by: cache.enabled is false"
     if isinstance(asked.kept, AnswerQuery):

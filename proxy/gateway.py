@@ -16,12 +16,12 @@ from typing import Final, Protocol
 
 import structlog
 from aiohttp import web
-from aiohttp.hdrs import ACCEPT_ENCODING, IF_NONE_MATCH, UPGRADE
+from aiohttp.hdrs import ACCEPT_ENCODING, UPGRADE
 
 from policies.admission import Refused, RefuseWith
 from policies.caching import CandleQuery
 from policies.conditions import NONE as UNSAID
-from policies.conditions import Directives, matches, tolerable
+from policies.conditions import Directives, tolerable
 from policies.descriptor import Descriptor
 from proxy import errors, headers, told
 from proxy.answered import Answered
@@ -255,7 +255,7 @@ class Gateway:
             request_id = b""  # the exchange has named it already
         lines = told.of_exchange(story, self._clock(), request_id)
         if entry is not None and entry.tag:
-            if matches(request.headers.get(IF_NONE_MATCH), entry.tag):
+            if told.has_it(request.headers, entry):
                 return told.unchanged(entry, lines, story)
             if made is None and not told.names(variant, b"etag"):
                 lines += b"ETag: %b\r\n" % entry.tag.encode()
@@ -314,7 +314,7 @@ class Gateway:
         self._metrics.cache_operations.counts[_STALE if stale_because else _HIT] += 1
         self._metrics.candles.counts[_FROM_CACHE] += entry.rows
         lines = told.of_hit(entry, now_us, self._clock(), detail, request_id)
-        if entry.tag and matches(request.headers.get(IF_NONE_MATCH), entry.tag):
+        if told.has_it(request.headers, entry):
             return told.unchanged(entry, lines, story)
         variant = self._lookup.variant(entry, request.headers.get(ACCEPT_ENCODING))
         story.body_bytes = len(variant.body)

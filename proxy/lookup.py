@@ -9,6 +9,7 @@ fetch is never more than the client's own request would have cost.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from multidict import CIMultiDict
@@ -24,7 +25,7 @@ from proxy.answers import Kept, SharedAnswer, lines_of, read_answer
 from proxy.archived import Archived
 from proxy.ask import Ask
 from proxy.attempts import Attempts
-from proxy.cache import L1, Entry, Flights, Variant
+from proxy.cache import L1, Entry, Flights, Impatient, Variant
 from proxy.candles import Candles
 from proxy.clock import Clock
 from proxy.describe import Asked
@@ -166,13 +167,16 @@ class Lookup:
 
         `afresh`: all of it, whatever is kept anywhere.
         """
-        if self.candles is not None and isinstance(asked.kept, CandleQuery) and not afresh:
-            need = self.candles.need(asked.kept)
-            if need is not None and need.reach is not Reach.OWN:
-                brought = await self._part(need, ask, asked, story)
-                if brought is not None:
-                    return brought
-        return await self._whole(ask, asked, story, afresh=afresh)
+        try:
+            if self.candles is not None and isinstance(asked.kept, CandleQuery) and not afresh:
+                need = self.candles.need(asked.kept)
+                if need is not None and need.reach is not Reach.OWN:
+                    brought = await self._part(need, ask, asked, story)
+                    if brought is not None:
+                        return brought
+            return await self._whole(ask, asked, story, afresh=afresh)
+        except Impatient:
+            return None
 
     async def refresh(self, need: Need, ask: Ask, story: Story) -> SharedAnswer | Refused | None:
         """Fetch what somebody is going to ask for; None when another gateway had."""
@@ -183,7 +187,8 @@ class Lookup:
         assert asked.kept is not None  # noqa: S101
         key = self._flight_of(asked.kept) + ("!" if afresh else "")
         leads = self._leads(key, story)
-        got = await self._joined(key, lambda: self._fetch_whole(ask, asked, story, afresh=afresh), story, leads=leads)
+        fetch = partial(self._fetch_whole, ask, asked, story, afresh=afresh)
+        got = await self._joined(key, fetch, ask, story, leads=leads)
         if isinstance(got, Refused):
             return got if leads else None
         return Brought(None, got, leads) if isinstance(got, Entry) else Brought(got, None, leads)
@@ -192,7 +197,7 @@ class Lookup:
         """What completes a page; None when it does not, as it should."""
         key, began_us = self._flight_of(need.query), self.exchange_us()
         leads = self._leads(key, story)
-        got = await self._joined(key, lambda: self._fetch_part(need, ask, story), story, leads=leads)
+        got = await self._joined(key, partial(self._fetch_part, need, ask, story), ask, story, leads=leads)
         if isinstance(got, Refused):
             return got if leads else None
         if got is not None and not got.good:
@@ -206,18 +211,24 @@ class Lookup:
             return False
         return True
 
-    async def _joined(self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], story: Story, *, leads: bool) -> T:
-        """Who waits for another's fetch waits for the exchange, and his own story says so."""
+    async def _joined(
+        self, key: str, fetch: Callable[[], Coroutine[Any, Any, T]], ask: Ask, story: Story, *, leads: bool
+    ) -> T:
+        """Who waits for another's fetch waits for the exchange, and his own story says so. While that one has to wait
+        for its turn, no longer than he has said."""
         began_us = self._clock()
+        patience_s = None
+        if not leads and ask.max_wait_us is not None:
+            patience_s = (story.began_us + ask.max_wait_us - began_us) / 1e6
         try:
-            return await self._flights.join(key, fetch)
+            return await self._flights.join(key, fetch, sent=lambda: story.attempts > 0, patience_s=patience_s)
         finally:
             if not leads:
                 story.upstream_us += self._clock() - began_us
 
     def _page(self, asked: Asked, began_us: int) -> Entry | None:
-        """Of what has been fetched since: good for those who waited for it, even where its time is over by now. Where it
-        was over before they asked, or its candle had ended, the fetch has not told what it should have."""
+        """Of what has been fetched since: good for those who waited for it, even where its time is over by now. Where
+        it was over before they asked, or its candle had ended, the fetch has not told what it should have."""
         assert isinstance(asked.kept, CandleQuery)  # noqa: S101
         if self.candles is None:
             return None
@@ -331,11 +342,12 @@ class Lookup:
 
     async def _learn(self, query: CandleQuery, answer: SharedAnswer, lines: bytes) -> None:
         assert answer.told is not None and self.candles is not None  # noqa: S101, PT018
+        before = self.candles.tail(query.series)
         if not self.candles.learn(query, answer.told, lines):
             self._metrics.odd_answers.labels(query.endpoint).inc()
         elif self.two is not None:
-            history = self.candles.known(query.series)
-            if history is not None and history.tail is not None and history.tail.at_ms == answer.told.at_ms:
+            tail = self.candles.tail(query.series)
+            if tail is not None and tail is not before:
                 await self.two.put_tail(query, answer, lines)
             if self.two.locks(ranged=_ranged(query)):
                 await self.two.write_series(query.series)

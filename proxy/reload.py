@@ -82,7 +82,9 @@ def adopted(running: Config, wanted: Config) -> Adopted:
     kept: dict[str, Any] = {name: getattr(running, name) for name in AT_START}
     left = [field for name in AT_START for field in _changed(name, kept[name], getattr(wanted, name))]
     left += _changed("cache.l2", running.cache.l2, wanted.cache.l2)
+    left += _changed("candles.stream", running.candles.stream, wanted.candles.stream)
     kept["cache"] = wanted.cache.model_copy(update={"l2": running.cache.l2})
+    kept["candles"] = wanted.candles.model_copy(update={"stream": running.candles.stream})
     return Adopted(wanted.model_copy(update=kept), tuple(left))
 
 

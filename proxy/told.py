@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp.hdrs import ACCEPT, AUTHORIZATION, CACHE_CONTROL, IF_NONE_MATCH
 from multidict import MultiMapping
 
-from policies.conditions import NONE, Directives, acceptable, directives, ours_only
+from policies.conditions import NONE, Directives, acceptable, directives, matches, ours_only
 from proxy.cache import Entry, Variant
 from proxy.errors import Banned, Broken
 from proxy.telemetry import Story
@@ -44,6 +44,11 @@ def for_everybody(headers: MultiMapping[str], *, bearer: bool) -> bool:
 def said_in(headers: MultiMapping[str]) -> Directives:
     """By Cache-Control, on however many lines."""
     return directives(",".join(headers.getall(CACHE_CONTROL))) if CACHE_CONTROL in headers else NONE
+
+
+def has_it(headers: MultiMapping[str], entry: Entry) -> bool:
+    """Whether the client says that it has this answer already."""
+    return bool(entry.tag) and IF_NONE_MATCH in headers and matches(",".join(headers.getall(IF_NONE_MATCH)), entry.tag)
 
 
 def demanding(said: Directives) -> bool:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pytest
 import zstandard
 from redis import Redis
 
 from policies.frame import Frame, Kind, Unreadable, pack, unpack
 from proxy.l2 import mac_key_of
 from tests.by_hand import Desk, beside, desk
-from tests.cached import CLOSED, INFO, LATEST, get
+from tests.cached import CLOSED, INFO, LATEST, get, unlike, was_hit
 from tests.raw_http import RawAnswer, exchange_bytes, read_answer
 from tests.redis_servers import RedisServer
 
@@ -23,6 +25,10 @@ SEAL: Final = mac_key_of(SECRET, None)
 ASKED: Final = {Kind.ENTRY: INFO, Kind.SEGMENT: CLOSED, Kind.TAIL: LATEST}
 """By the kind of value that alone answers it."""
 _PARTS: Final = {Kind.ENTRY: "instruments-info", Kind.SEGMENT: ":segment:", Kind.TAIL: ":tail"}
+
+KINDS: Final = pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.name.lower())
+BEFORE: Final = '{"retCode":0,"retMsg":"OK","result":{"symbol":"BTCUSDT","category":"linear","list":['
+"""What stands before the rows of the segment."""
 
 Change = Callable[[Frame], Frame]
 
@@ -41,7 +47,7 @@ class Stage:
     def key(self, kind: Kind) -> str:
         """The only one of its kind."""
         with self.client() as redis:
-            (found,) = [key.decode() for key in redis.keys() if _PARTS[kind] in key.decode()]
+            (found,) = [key.decode() for key in redis.scan_iter() if _PARTS[kind] in key.decode()]
         return str(found)
 
     def value(self, key: str) -> bytes:
@@ -71,20 +77,25 @@ class Stage:
 
     async def truth(self, kind: Kind) -> bytes:
         """What the exchange says; this counts in asked(), too."""
-        return (await exchange_bytes(self.here.exchange.port, get(ASKED[kind]))).body
+        return await self.direct(ASKED[kind])
+
+    async def direct(self, target: str) -> bytes:
+        return (await exchange_bytes(self.here.exchange.port, get(target))).body
+
+    def beside(self) -> AbstractAsyncContextManager[Desk]:
+        """Another gateway that has just started."""
+        return beside(self.here.exchange, self.here.clock, **self.shared)
 
     async def another(self, kind: Kind) -> tuple[list[RawAnswer], int]:
         """What a gateway that has just started tells a client that asks twice on one connection, and how often the
         exchange was asked for it."""
         before = self.here.exchange.stats.requests
-        async with beside(self.here.exchange, self.here.clock, **self.shared) as other:
+        async with self.beside() as other:
             answers = await twice(other, ASKED[kind])
         return answers, self.here.exchange.stats.requests - before
 
 
 async def twice(at: Desk, target: str) -> list[RawAnswer]:
-    import asyncio
-
     reader, writer = await asyncio.open_connection("127.0.0.1", at.app.port, limit=2**22)
     try:
         async with asyncio.timeout(10):
@@ -116,6 +127,19 @@ async def stage(redis: RedisServer, **overrides: Any) -> AsyncIterator[Stage]:
         yield Stage(here, redis, shared)
 
 
+async def nobody_is_told(on: Stage, kind: Kind) -> None:
+    """A new gateway gives what the exchange says, for which it has asked it."""
+    answers, asked = await on.another(kind)
+    truth = unlike(await on.truth(kind))
+
+    assert asked == 1
+    assert [each.status for each in answers] == [200, 200]
+    assert [unlike(each.body) for each in answers] == [truth] * 2
+    assert [was_hit(each) for each in answers] == [False, True]
+    names = {name.lower() for each in answers for name, _ in each.headers}
+    assert not names & {"x-evil", "set-cookie", "location", "transfer-encoding", "refresh"}
+
+
 # What may be said falsely
 
 
@@ -145,9 +169,9 @@ def lines(change: Callable[[bytes], bytes]) -> Change:
     """The header lines that are given to clients."""
 
     def changed(frame: Frame) -> Frame:
-        said, newline, told = frame.head.rpartition(b"\n") if frame.kind is Kind.ENTRY else frame.head.partition(b"\n")
         if frame.kind is Kind.ENTRY:
-            said, newline, told = b"", b"", frame.head
-        return frame._replace(head=said + newline + change(told))
+            return frame._replace(head=change(frame.head))
+        said, _, told = frame.head.partition(b"\n")
+        return frame._replace(head=said + b"\n" + change(told))
 
     return changed

@@ -120,9 +120,7 @@ def _wait_us(error: Exception, pause_us: int) -> int | None:
     match error:
         case Limited():
             return error.refused.wait_us
-        case Broken():
-            return error.wait_us
-        case Unanswered():
+        case Broken() | Unanswered():
             return error.wait_us
         case _:
             return pause_us
@@ -156,14 +154,17 @@ def odd(subject: str) -> Unanswered:
 
 def _page(series: Series, query: CandleQuery, body: bytes) -> Page:
     told = kline_text.read(series, body)
-    if told is None:
+    if told is None or not _fits(query, told.rows.opens):
         raise odd(f"{series.symbol} in {series.category}")
-    rows = told.rows
-    low_ms, high_ms = query.start_ms or 0, query.end_ms
-    stray = rows.opens and (rows.opens[-1] < low_ms or (high_ms is not None and rows.opens[0] > high_ms))
-    if stray:
-        raise odd(f"{series.symbol} in {series.category}")
-    return Page(rows, told.at_ms)
+    return Page(told.rows, told.at_ms)
+
+
+def _fits(query: CandleQuery, opens: list[int]) -> bool:
+    """Whether there are no more candles than were asked for, and no others."""
+    if not opens:
+        return True
+    high_ms = opens[0] if query.end_ms is None else query.end_ms
+    return (query.start_ms or 0) <= opens[-1] and opens[0] <= high_ms and len(opens) <= (query.limit or len(opens))
 
 
 def _text(body: bytes) -> str:

@@ -24,7 +24,7 @@ from proxy.marketdata.desk import Desk, has_closed, lines
 from proxy.telemetry import Story
 from proxy.wire import Stream, Whole
 
-AT_ONCE: Final = 16
+AT_ONCE: Final = 30
 _ROWS: Final = AT_ONCE * 1000
 _NAMED: Final = 5
 

@@ -39,6 +39,16 @@ def owns(raw_target: str) -> bool:
     return any(path == own or path.startswith(f"{own}/") for own in _OWN)
 
 
+def endpoint_of(raw_target: str) -> str:
+    """The name of a page of ours in rules, metrics and logs: one of routing.OWN."""
+    path = raw_target.partition("?")[0]
+    if path == _DESCRIPTION:
+        return "openapi"
+    if path == _CANDLES:
+        return "marketdata-batch"
+    return "prices" if path.startswith(_PRICES) else "marketdata-klines"
+
+
 class Marketdata:
     """Asked by the gateway, once it knows who asks and his quotas have room."""
 
@@ -67,13 +77,7 @@ class Marketdata:
         return cls(desk)
 
     def endpoint(self, raw_target: str) -> str:
-        """Its name in rules, metrics and logs."""
-        path = raw_target.partition("?")[0]
-        if path == _DESCRIPTION:
-            return "openapi"
-        if path == _CANDLES:
-            return "marketdata-batch"
-        return "marketdata-klines" if path.startswith("/api/v1/marketdata") else "prices"
+        return endpoint_of(raw_target)
 
     async def answer(
         self, request: web.BaseRequest, of: Descriptor, story: Story, request_id: bytes

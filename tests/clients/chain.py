@@ -176,7 +176,8 @@ def _gateway(exchange: FakeBybit, directory: Path, overrides: Mapping[str, str])
 
 
 def _environment(exchange: FakeBybit) -> dict[str, str]:
-    """The shipped configuration, but for the addresses and for the client's own quota, which tests would meet."""
+    """The shipped configuration, but for the addresses, for the client's own quota, which tests would meet, and for
+    what is kept of earlier answers: here each request shall reach the exchange as it was sent."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -189,6 +190,8 @@ def _environment(exchange: FakeBybit) -> dict[str, str]:
         "GATEWAY__UPSTREAM__URL": exchange.url,
         "GATEWAY__UPSTREAM__CA_FILE": str(exchange.ca_path),
         "GATEWAY__LIMITS": json.dumps(limits),
+        "GATEWAY__CACHE__RULES": "[]",
+        "GATEWAY__CANDLES__ENABLED": "false",
     }
 
 

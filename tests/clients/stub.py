@@ -73,6 +73,8 @@ async def setting() -> AsyncIterator[Setting]:
             "GATEWAY__LISTEN__HOST": "127.0.0.1",
             "GATEWAY__LISTEN__PORT": "0",
             "GATEWAY__LIMITS": "[]",
+            "GATEWAY__CACHE__RULES": "[]",
+            "GATEWAY__CANDLES__ENABLED": "false",
         }
         routes = load_routes()
         async with App(load(None, environment, routes), routes) as app:

@@ -40,6 +40,9 @@ OVERRIDES: Final[dict[str, Any]] = {
     "pacing__enabled": "false",
     "breaker__enabled": "false",
     "retry__budget": "100",
+    "candles__enabled": "false",
+    "cache__stale_while_revalidate": "0s",
+    "cache__stale_if_error": "0s",
 }
 """Of every gateway here, beside what `world` says: nothing but the faults stands in the way, and each may be healed."""
 READ_S, PATIENT_READ_S = 0.5, 1.0

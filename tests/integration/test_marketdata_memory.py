@@ -54,9 +54,6 @@ async def test_a_year_of_minutes_is_streamed_in_constant_memory() -> None:
     ):
         await asyncio.to_thread(wait_until_ready, port, gateway)
         async with aiohttp.ClientSession() as session:
-            # What any answer needs once (connections, code that is imported late) is there before it is measured.
-            async with session.get(f"{base}{START_MS - 5_000 * MINUTE_MS}&end={START_MS - MINUTE_MS}") as answer:
-                assert len((await answer.read()).splitlines()) == 5_000
             before, most, rows, bytes_, wrong = resident(gateway.pid), 0, 0, 0, 0
             began = time.monotonic()
             end_ms = START_MS + (YEAR - 1) * MINUTE_MS
@@ -72,10 +69,11 @@ async def test_a_year_of_minutes_is_streamed_in_constant_memory() -> None:
                         most = max(most, resident(gateway.pid))
             took = time.monotonic() - began
 
-    print(f"{rows} rows, {bytes_ / 1e6:.1f} MB in {took:.1f} s; RSS {before / 1e6:.1f} -> {most / 1e6:.1f} MB")
+    told = f"{rows} rows, {bytes_ / 1e6:.1f} MB in {took:.1f} s; memory {before / 1e6:.1f} -> {most / 1e6:.1f} MB"
+    print(told)
     assert (rows, wrong) == (YEAR, 0)
     for line, open_ms in ((first, START_MS), (last, end_ms)):
         row = candle(1, "kline", "linear", "BTCUSDT", "1", open_ms, open_ms + 10 * MINUTE_MS, gap_fill=True)
         assert row is not None
         assert line == ("[" + ",".join(f'"{each}"' for each in row) + "]\n").encode()
-    assert most - before < MOST_GROWTH
+    assert most - before < MOST_GROWTH, told

@@ -60,6 +60,20 @@ def test_a_subscription_stays_while_it_is_asked_for_now_and_then() -> None:
         assert demand.plan({A}, now_us + RULES.keep_us - 1) == NOTHING
 
 
+@pytest.mark.parametrize(("interval", "stays"), [("1", True), ("15", True), ("60", True), ("120", False), ("D", False)])
+def test_a_subscription_outlasts_its_candle(interval: str, *, stays: bool) -> None:
+    """Bots ask once for each: it must not go before they ask again. A question in two hours is not worth one."""
+    each = A._replace(interval=interval)
+    demand = demanded(each)
+    length_us = max(10, 1440 if interval == "D" else int(interval)) * MINUTE_US
+    for number in range(1, 5):
+        now_us = number * (length_us - 1)
+        assert demand.plan({each}, now_us).remove == (() if stays else (each,))
+        if not stays:
+            return
+        demand.want(each, now_us)
+
+
 def test_a_subscription_goes_when_nobody_has_asked_for_long() -> None:
     demand = demanded(A)
     assert demand.plan({A}, RULES.keep_us) == Changes((A,), ())

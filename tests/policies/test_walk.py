@@ -69,6 +69,18 @@ def test_what_is_empty_is_crossed_without_leaving_out_a_candle(first: int, lengt
     assert block.first <= within[0] < block.end
 
 
+def test_the_next_candle_is_never_passed_by() -> None:
+    """Wherever it lies, and however few slots a page has."""
+    for length in range(1, 20):
+        for candle in range(5, 5 + length):
+            for size in (1, 2, 3):
+                walk = Walk(Span("1", 5, 5 + length, size), newest_first=False)
+                led(walk.seek(), [2, candle, 30])
+                block = walk.next()
+                assert block is not None
+                assert block.first <= candle < block.end
+
+
 @given(st.integers(1, 10**7), st.lists(st.integers(0, 2 * 10**7), max_size=20, unique=True).map(sorted))
 def test_backward_the_next_candle_is_found_with_one_question(length: int, slots: list[int]) -> None:
     walk = Walk(Span("1", 0, length, SIZE), newest_first=True)

@@ -50,14 +50,19 @@ async def test_who_asks_while_it_is_fetched_waits_for_the_same_answer() -> None:
 
 
 async def test_where_somebody_was_faster_nothing_is_fetched() -> None:
-    async with desk() as here:
-        await here.ask(limit=5)
+    """Even where his answer is too old by now to be given again: who asks next sees to that himself."""
+    async with desk(candles__boundary={"spread": "20s"}) as here:
+        await here.ask("ETHUSDT")
+        await here.ask("BTCUSDT")
         await here.to_the_next(and_s=0.005)  # before the gateway wakes up
-        await here.ask(limit=5)
-        await here.clock.leap(0.1)
-        await until(lambda: here.refreshed("not-needed") == 1)
+        for symbol in ("ETHUSDT", "BTCUSDT"):
+            await here.ask(symbol)
+        for _ in range(2):
+            await here.clock.leap(10.1)
+            await here.settled()
 
-        assert here.asked() == 2
+        assert here.refreshed("not-needed") == 2
+        assert here.asked() == 4
 
 
 async def test_each_series_has_its_own_end() -> None:

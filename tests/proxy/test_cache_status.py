@@ -123,11 +123,11 @@ async def plain() -> AsyncIterator[RawAnswer]:
 
 async def failing() -> AsyncIterator[RawAnswer]:
     limits = [{"name": "few", "quota": "4/1h", "when_full": "refuse", "counts": "upstream"}]
-    async with counter(limits=limits, breaker__least_calls="1", breaker__open="5s", breaker__slow="30s") as here:
+    async with counter(limits=limits, breaker__least_calls="1", breaker__open="1s", breaker__slow="30s") as here:
         await ask(here.app, LATEST)
         await here.clock.leap(10)
         here.exchange.faults.add({"kind": "status", "status": 503})
-        for _ in range(3):  # the failure itself, then what the breaker makes of it, then what is left of the budget
+        for _ in range(4):  # the failure itself, what the breaker makes of it, and in the end no budget is left
             yield await ask(here.app, LATEST)
             yield await ask(here.app, LATEST)
             await here.clock.leap(6)
@@ -145,7 +145,7 @@ async def together(asked: str, faults: list[dict[str, Any]]) -> list[RawAnswer]:
             here.exchange.faults.add(fault)
         waiting = asyncio.gather(*(ask(here.app, asked) for _ in range(3)))
         await until(lambda: here.counted("gateway_collapsed_requests_total", endpoint="kline") == 2)
-        await until(lambda: here.clock.due_s is not None)
+        await until(lambda: here.clock.due_s == 0.05)
         await here.clock.leap(0.05)
         return list(await waiting)
 

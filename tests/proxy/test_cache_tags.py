@@ -99,6 +99,14 @@ async def test_who_has_it_is_told_so_from_the_cache(line: str) -> None:
         assert here.asked() == 1
 
 
+async def test_two_lines_of_tags_are_one_list() -> None:
+    async with desk() as here:
+        known = tag(await ask(here.app, CLOSED))
+        answer = await ask(here.app, CLOSED, 'If-None-Match: "other"', f"If-None-Match: {known}")
+
+        is_not_modified(answer, known)
+
+
 async def test_who_has_it_is_told_so_when_it_must_be_fetched() -> None:
     """By a gateway that does not have it; the exchange sees nothing of our tags."""
     async with desk() as here, beside(here.exchange, here.clock) as other:

@@ -85,6 +85,29 @@ async def test_while_the_stream_lives_the_newest_candles_cost_no_request() -> No
         assert here.counted("gateway_candles_revised_total", endpoint="kline") == 0
 
 
+@pytest.mark.parametrize("ahead", [True, False])
+async def test_who_asks_only_when_a_candle_has_ended_needs_the_stream_alone(ahead: bool) -> None:
+    """As bots do: by then the candle before has only just settled, and nobody asks while the running one could be
+    joined to it. One more fetch at a candle's end does that, the gateway's own or a client's; then there is none."""
+    async with desk(candles__stream="true", candles__boundary={"enabled": ahead}) as here:
+        hits, asked = [], []
+        for _ in range(6):
+            await listened(here, 60 - here.now_ms % MINUTE_MS / 1000 + 0.03)
+            await here.settled()
+            await listened(here, 1)
+            told = await here.ask(limit=100)
+            hits.append(was_hit(told))
+            asked.append(here.asked())
+            if len(hits) > 1:  # asked for twice: it is subscribed to
+                await until(lambda: _covered(here))
+            assert opens(told)[0] == here.minute_ms
+            assert len(opens(told)) == 100
+
+        assert hits == [False, ahead, ahead, True, True, True]
+        assert asked == [1, 2, 3, 3, 3, 3]
+        assert here.counted("gateway_candles_revised_total", endpoint="kline") == 0
+
+
 async def test_a_confirmed_candle_is_final_at_once() -> None:
     """It lives for days from the first millisecond on, where one of REST is looked at again until it has settled."""
     async with streamed() as here:

@@ -293,3 +293,14 @@ async def test_a_running_gateway_that_asks_for_a_token_is_shown_the_one_of_the_c
         monkeypatch.setenv("GATEWAY__ADMIN__TOKEN", token)
         assert await asyncio.to_thread(main, asked) == 0
     assert token not in "".join(capsys.readouterr())
+
+
+def test_a_page_of_the_gateways_own_meets_what_its_client_may_ask() -> None:
+    """Also where health and metrics have a port of their own."""
+    for config in ("{}", '{"ADMIN__PORT": 9090}'):
+        answer = explained("GET", "/api/v1/marketdata/klines/BTCUSDT?interval=1&limit=5000", config=config)
+        assert answer["forwarded"] is False
+        assert [rule["name"] for rule in answer["rules"]] == ["per-ip"]
+        assert "marketdata-klines (group gateway, public)" in answer["text"]
+        assert "answered by the gateway itself" in answer["text"]
+    assert explained("GET", "/api/v1/prices/eth-usdt", X_GATEWAY_TOKEN=SECRET)["status"] == 401

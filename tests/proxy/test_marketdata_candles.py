@@ -159,6 +159,9 @@ async def test_the_future_holds_no_candles_and_is_not_asked_for() -> None:
 
         assert (rows_of(answer), json.loads(answer.body)["result"]["closed"]) == ([], None)
         assert exchange.stats.requests == 0
+        given = await candles(app, "BTCUSDT", f"interval=1&start={NOW_MS - HOUR_MS}&end=9999999999999")
+        assert int(given[-1][0]) == NOW_MS - NOW_MS % MINUTE_MS
+        assert exchange.stats.requests == 1
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])

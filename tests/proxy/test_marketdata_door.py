@@ -48,8 +48,9 @@ async def test_what_is_not_limited_is_said_by_the_path() -> None:
             assert (await ask(app, PRICE)).status == 200
 
 
-async def test_a_rule_can_be_about_one_page() -> None:
-    limits = [rule(match={"path": KLINES})]
+@pytest.mark.parametrize("match", [{"path": KLINES}, {"endpoint": "marketdata-batch"}], ids=str)
+async def test_a_rule_can_be_about_one_page(match: dict[str, str]) -> None:
+    limits = [rule(match=match)]
     async with FakeBybit() as exchange, gateway(exchange.url, limits=limits) as app:
         assert [(await ask(app, BATCH)).status for _ in range(3)] == [200, 200, 429]
         assert (await ask(app, LATEST)).status == 200

@@ -205,10 +205,20 @@ async def test_a_ban_in_the_middle_ends_it() -> None:
         ({"kind": "geo_block"}, 502, "exchange-error"),
         ({"kind": "reset_after"}, 504, "upstream-disconnected"),
         ({"kind": "truncate"}, 502, "upstream-truncated"),
+        ({"kind": "ban"}, 403, "banned"),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("where", [target(3), f"{KLINES}/BTCUSDT?interval=1", f"{KLINES}?symbols=BTCUSDT&interval=1"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        target(3),
+        target(30),
+        f"{KLINES}/BTCUSDT?interval=1",
+        f"{KLINES}?symbols=BTCUSDT&interval=1",
+        "/api/v1/prices/btc-usdt",
+    ],
+)
 async def test_what_fails_before_the_first_candle_has_a_status_of_its_own(
     where: str, fault: dict[str, Any], status: int, reason: str
 ) -> None:

@@ -245,6 +245,20 @@ def test_what_needs_a_restart_keeps_its_old_value() -> None:
     )
 
 
+def test_connections_of_the_cache_stay_as_they_were_made() -> None:
+    """Redis and the streams are connected to once; all else of these sections changes at once."""
+    wanted = config(
+        CACHE__L2__URL="redis://elsewhere", CACHE__OPEN_TTL="3s", CANDLES__STREAM="true", CANDLES__SHADOW="5"
+    )
+    new, left = adopted(config(), wanted)
+    assert left == ("cache.l2.url", "candles.stream")
+    assert (new.cache.l2.url, new.cache.open_ttl, new.candles.stream, new.candles.shadow) == (None, 3_000_000, False, 5)
+
+
+def config(**environment: str) -> Config:
+    return load(None, {f"GATEWAY__{name}": value for name, value in environment.items()}, ROUTES)
+
+
 async def test_the_cache_follows_the_file(file: File) -> None:
     """Switched off it answers nothing more; switched on again it is empty; smaller it forgets."""
     file.write()

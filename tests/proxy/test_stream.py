@@ -173,7 +173,7 @@ async def test_a_new_series_joins_the_connection_that_stands(exchange: FakeBybit
 async def test_what_nobody_wants_any_more_is_unsubscribed_and_at_last_the_connection_closed(
     exchange: FakeBybit, clock: HandClock
 ) -> None:
-    rules = RULES._replace(demand=DemandRules(asks=1, keep_us=60_000_000))
+    rules = RULES._replace(demand=DemandRules(asks=1, keep_us=60_000_000, keep_candles=0))
     async with listening(exchange.stream_url, clock, rules=rules) as heard:
         heard.streams.want(BTC)
         heard.streams.want(ETH)
@@ -519,7 +519,7 @@ async def test_nothing_is_opened_while_it_may_not_be(exchange: FakeBybit, clock:
 async def test_a_demand_that_ends_while_there_is_no_connection_makes_none(
     exchange: FakeBybit, clock: HandClock
 ) -> None:
-    rules = RULES._replace(demand=DemandRules(asks=1, keep_us=60_000_000))
+    rules = RULES._replace(demand=DemandRules(asks=1, keep_us=60_000_000, keep_candles=0))
     allowed = False
     async with listening(exchange.stream_url, clock, rules=rules, may_connect=lambda: allowed) as heard:
         heard.streams.want(BTC)
