@@ -98,7 +98,7 @@ def read_answer(reply: Reply, raw: bytes, kept: Kept) -> SharedAnswer:
     answer = SharedAnswer(reply.status, ret_code, 0, own, plain, coded, reply.encoding, None, for_all=for_all)
     if not answer.good or not for_all:
         return answer
-    told = _told(kept.query, text)
+    told = told_in(kept.query, text)
     opens = _open_times(text) if told is None and isinstance(kept.query, CandleQuery) else None
     if told is not None:
         opens = told.rows.opens
@@ -144,7 +144,8 @@ def _given_us(text: bytes, received_us: int) -> int:
     return given_us if 0 <= received_us - given_us <= _LONGEST_WAY_US else received_us
 
 
-def _told(query: CandleQuery | AnswerQuery, text: bytes) -> Told | None:
+def told_in(query: CandleQuery | AnswerQuery, text: bytes) -> Told | None:
+    """What an answer says of its series, when it is of candles and exactly as documented."""
     if not isinstance(query, CandleQuery) or query.category is None:
         return None
     told = kline_text.read(Series(query.endpoint, query.category, query.symbol, query.interval), text)

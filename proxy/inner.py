@@ -14,6 +14,7 @@ from typing import NamedTuple
 from multidict import CIMultiDict
 
 from policies.admission import Refused
+from policies.caching import CandleQuery
 from policies.descriptor import Descriptor
 from policies.priority import Priority
 from proxy import coding
@@ -63,7 +64,10 @@ class Inner:
         if entry is not None:
             return _kept(entry)
         if not keep:
-            return await self._by_itself(ask, story)
+            inside = await self._by_itself(ask, story)
+            if isinstance(inside, Inside) and inside.status == 200 and isinstance(asked.kept, CandleQuery):
+                lookup.pass_to_archive(asked.kept, inside.body)
+            return inside
         brought = await lookup.bring(ask, asked, story)
         if isinstance(brought, Refused):
             return brought

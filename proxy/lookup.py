@@ -21,7 +21,7 @@ from policies.answer_rules import AnswerQuery
 from policies.caching import CandleLifetimes, CandleQuery
 from policies.pages import Need, Page, Reach
 from policies.priority import Priority
-from proxy.answers import Kept, SharedAnswer, lines_of, read_answer
+from proxy.answers import Kept, SharedAnswer, lines_of, read_answer, told_in
 from proxy.archived import Archived
 from proxy.ask import Ask
 from proxy.attempts import Attempts
@@ -351,6 +351,14 @@ class Lookup:
                 await self.two.put_tail(query, answer, lines)
             if self.two.locks(ranged=_ranged(query)):
                 await self.two.write_series(query.series)
+
+    def pass_to_archive(self, query: CandleQuery, text: bytes) -> None:
+        """The candles of an answer that is not kept here, where there is an archive."""
+        if self._archived is None:
+            return
+        told = told_in(query, text)
+        if told is not None:
+            self._archived.seen(query.series, told, self.rules.lifetimes.settle_us)
 
     def _keep(self, entry: Entry) -> None:
         if self.l1 is not None and entry.expires_us > self._clock():  # a reload may have switched it off meanwhile

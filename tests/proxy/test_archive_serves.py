@@ -117,6 +117,24 @@ async def test_without_the_candle_store_they_are_archived_all_the_same(
     assert len(await kept(postgres, database)) == 9
 
 
+async def test_a_history_too_long_to_be_remembered_is_archived_all_the_same(
+    postgres: PostgresServer, database: str, archived: dict[str, str]
+) -> None:
+    """Pages of it pass by the caches, so that they are not flushed; not by the archive."""
+    slots = 21_500
+    async with desk(**archived) as here:
+        start_ms = here.minute_ms - slots * MINUTE_MS
+        page = f"/api/v1/marketdata/klines/BTCUSDT?interval=1&start={start_ms}&end={here.minute_ms - 1}&format=ndjson"
+        told = await here.client.get(page)
+        await landed(here)
+        known = here.app.caches.candles
+        assert known is not None
+
+        assert told.body.count(b"\n") == slots
+        assert len(await kept(postgres, database)) == slots
+        assert known.size_bytes < 2_000_000
+
+
 async def test_what_the_stream_confirms_lands_at_once(
     postgres: PostgresServer, database: str, archived: dict[str, str]
 ) -> None:
