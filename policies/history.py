@@ -114,7 +114,8 @@ class History:
             self._verify(low_ms, lasting_ms, at_ms)
             self._believe(Empty(lasting_ms, final_ms, now_us + lifetimes.tail_us))
         elif high_ms < ENDLESS_MS:
-            self._believe(Empty(low_ms, final_ms, now_us + _EMPTY_US))
+            first = low_ms == BEGINNING_MS and coverage.holding(self.covered, high_ms) is not None
+            self._believe(Empty(low_ms, final_ms, now_us + (_FIRST_US if first else _EMPTY_US)))
         running_ms = candles.open_of(interval, at_ms)
         if high_ms > running_ms and lasting_ms > BEGINNING_MS and (self.tail is None or at_ms >= self.tail.at_ms):
             newest = rows.opening_in(lasting_ms, ENDLESS_MS)
@@ -250,11 +251,17 @@ class History:
         self.covered = coverage.joined(self.covered, low_ms, high_ms)
 
     def _believe(self, empty: Empty) -> None:
-        """What is believed longest is kept longest: a quiet minute must not drive out what is known of the first
-        candle."""
-        if empty.low_ms < empty.high_ms:
+        """Unless final rows tell otherwise. What is believed longest is kept longest: a quiet minute must not drive out
+        what is known of the first candle."""
+        if empty.low_ms < empty.high_ms and not self._has_rows(empty.low_ms, empty.high_ms):
             others = [each for each in self.empty if not empty.says(each)]
             self.empty = (*sorted(others, key=lambda each: each.until_us)[-_BELIEFS:], empty)
+
+    def _has_rows(self, low_ms: int, high_ms: int) -> bool:
+        """Whether a final row opens within [low, high)."""
+        if not self.covered:
+            return False
+        return bool(self.cuts(max(low_ms, self.covered[0][0]), min(high_ms, self.covered[-1][1]), 1))
 
     def _verify(self, low_ms: int, high_ms: int, at_ms: int) -> None:
         """Rows that had ended long before they were read need no further look."""

@@ -27,7 +27,7 @@ class Page(NamedTuple):
     opens: tuple[int, int] | None
     """Of the newest and the oldest row."""
     stored_us: int
-    """When the oldest part of it was learned."""
+    """When what can still change of it was told; where nothing can, when the oldest part of it was learned."""
     tail: Tail | None
     """What of it can still change; None when it is final."""
     until_us: int | None
@@ -93,7 +93,8 @@ class _Walk:
         pieces = reversed(self._pieces) if self.selection.forward else self._pieces
         opens = (max(self._opens), min(self._opens)) if self._opens else None
         texts = [text for piece in pieces for text in piece]
-        return Page(texts, self.length, opens, self._stored_us, self._tail, self._until_us)
+        stored_us = self._stored_us if self._tail is None else self._tail.stored_us
+        return Page(texts, self.length, opens, stored_us, self._tail, self._until_us)
 
     @property
     def believes(self) -> bool:
@@ -141,7 +142,6 @@ class _Walk:
         self._pieces.append(rows.texts)
         self._opens += rows.opens
         self.length += len(rows.opens)
-        self._stored_us = min(self._stored_us, tail.stored_us)
         self._tail = tail
 
     def _skip_empty(self, now_us: int) -> bool:

@@ -8,6 +8,7 @@ plenty of room: they are a courtesy.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -38,9 +39,13 @@ class BoundaryRules(NamedTuple):
     """Percent of the budget: while more of it is used, nothing is fetched ahead."""
 
 
+def _draw() -> int:
+    return random.randrange(1_000_000)  # noqa: S311  # so that gateways differ
+
+
 class Boundary:
     """`busy` tells how much of the budget is in use, in percent; `streamed` whether a series' candles come by
-    themselves."""
+    themselves. `chance`: a draw from 0 to 999_999."""
 
     def __init__(
         self,
@@ -54,6 +59,7 @@ class Boundary:
         tasks: TaskOwner,
         exchange_clock: Clock,
         sleep: Sleep,
+        chance: Callable[[], int] = _draw,
     ) -> None:
         self.rules = rules
         self._lookup = lookup
@@ -64,6 +70,7 @@ class Boundary:
         self._tasks = tasks
         self._exchange_clock = exchange_clock
         self._sleep = sleep
+        self._chance = chance
         self._asked: dict[Series, int] = {}
         self._any = asyncio.Event()
 
@@ -93,6 +100,10 @@ class Boundary:
         """All series whose candle has ended since then."""
         due = [series for series in self._asked if _end_us(series.interval, before_us) <= now_us]
         due = [series for series in due if self._is_wanted(series, now_us)]
+        if self._lookup.two is not None:
+            # Gateways that share what they fetch begin in different places: each finds what the others have fetched.
+            first = self._chance() * len(due) // 1_000_000
+            due = due[first:] + due[:first]
         for series in due if self.rules.enabled else ():
             if self._busy() >= self.rules.below:
                 self._metrics.boundary.labels("busy").inc()

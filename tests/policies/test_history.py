@@ -135,3 +135,19 @@ def test_any_range_is_what_the_exchange_answers(series: Series, seed: int) -> No
             assert candles.settled(series.interval, open_ms, 5000, now_ms)
             final = CandleQuery(*series, open_ms, open_ms, 1)
             assert exchange.rows(final, open_ms + 10**11).texts == [row]
+
+
+def test_an_answer_is_as_old_as_what_can_still_change_of_it() -> None:
+    """Final rows do not age: who wants nothing older than a second gets the newest with those of an hour ago."""
+    series, exchange = SERIES[0], Exchange()
+    history, later_ms = History(series), NOW_MS + 90_000
+    page_of(history, exchange, CandleQuery(*series, None, None, 50), NOW_MS)
+    newest = CandleQuery(*series, None, None, 40)
+    page_of(history, exchange, newest, later_ms)
+    selection = select(newest, later_ms)
+    assert selection is not None
+    known = page(history, selection, later_ms * 1000)
+
+    assert known is not None
+    assert known.length == 40
+    assert known.stored_us == later_ms * 1000

@@ -130,9 +130,7 @@ FORWARD = Selection(T - 24 * HOUR, ENDLESS_MS, 300, True)
         pytest.param(RANGE, opens(T - HOUR, 7), (T - 24 * HOUR, T), id="a short range"),
         pytest.param(RANGE, [], (T - 24 * HOUR, T), id="an empty range"),
         pytest.param(RANGE, opens(T - MINUTE, 200), (T - 200 * MINUTE, T), id="200 may be all that is ever given"),
-        pytest.param(
-            RANGE._replace(limit=1000), opens(T - MINUTE, 500), (T - 500 * MINUTE, T), id="and so may 500 be"
-        ),
+        pytest.param(RANGE._replace(limit=1000), opens(T - MINUTE, 500), (T - 500 * MINUTE, T), id="and so may 500 be"),
         pytest.param(
             FORWARD,
             opens(T - 24 * HOUR + 299 * MINUTE, 300),

@@ -129,6 +129,34 @@ async def test_what_gateways_fetch_by_themselves_is_nobodys_wish() -> None:
         assert one.asked() == before + 1
 
 
+@needs_redis
+async def test_gateways_that_share_a_redis_share_the_work() -> None:
+    """Each begins in another place, and finds what the other has fetched meanwhile: one request for each series."""
+    clock = HandClock()
+    shared = {"candles__boundary__spread": "1s", "cache__l2__timeout": "1s"}
+    with redis_server() as redis:
+        async with (
+            desk(clock, cache__l2__url=redis.url, **shared) as one,
+            beside(one.exchange, clock, cache__l2__url=redis.url, **shared) as two,
+        ):
+            two.app.caches.boundary._chance = lambda: 500_000
+            one.app.caches.boundary._chance = lambda: 0
+            for number in range(10):
+                for here in (one, two):
+                    await here.ask(f"ALT{number:03d}USDT")
+            before = one.asked()
+            await one.to_the_next()
+            for _ in range(100):
+                for here in (one, two):
+                    await here.settled()
+                    await until(lambda here=here: not _queued(here))
+                await clock.leap(0.01)
+
+        assert one.asked() - before == 10
+        for here in (one, two):
+            assert (here.refreshed(), here.refreshed("not-needed")) == (5, 5)
+
+
 async def test_the_fetches_are_spread() -> None:
     """Ten series over one second: room for others in between."""
     symbols = [f"ALT{number:03d}USDT" for number in range(10)]
