@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 from urllib.parse import urlsplit
 
 from policies.admission import Counts, Match, Quota
 from policies.quantities import duration_text
 from policies.resilience_schema import TEN_MINUTES_US
 from proxy.config import Config
+
+_LONG_US: Final = 60_000_000
 
 
 def advice(config: Config) -> Iterator[str]:
@@ -31,6 +34,21 @@ def advice(config: Config) -> Iterator[str]:
         yield (
             f"upstream.stream_url: {config.upstream.stream_url} is of another exchange than {config.upstream.url}: "
             "candles of the one would be given for those of the other"
+        )
+    if not config.cache.enabled and (config.archive.url is not None or config.candles.stream):
+        without = "archive.url" if config.archive.url is not None else "candles.stream"
+        yield f"{without}: of no effect while cache.enabled is false"
+    if config.cache.open_ttl > _LONG_US:
+        yield (
+            f"cache.open_ttl: {duration_text(config.cache.open_ttl)}: for so long a running candle may be given "
+            "whose price no longer holds"
+        )
+    redis = config.cache.l2.address or (config.store.address if config.store.shared else None)
+    shared = redis is not None and config.cache.enabled and config.cache.l2.enabled
+    if shared and redis is not None and not redis.password and config.cache.l2.secret is None:
+        yield (
+            "cache.l2.secret: nothing secret seals what is kept in Redis, which has no password either: who can write "
+            "to it can put words into the exchange's mouth"
         )
     if config.cache.lock == "always" and config.cache.l2.url is None and not config.store.shared:
         yield "cache.lock: always, without a Redis: each gateway fetches for itself (cache.l2.url, or store.url)"

@@ -28,6 +28,7 @@ from proxy.answered import Answered
 from proxy.ask import Ask, read_ask
 from proxy.attempts import READS, Attempts
 from proxy.body import BodyLimits
+from proxy.brought import Brought, Late
 from proxy.cache import Entry
 from proxy.clock import Clock
 from proxy.describe import Asked, Describer
@@ -45,13 +46,15 @@ from proxy.errors import (
 )
 from proxy.identity import Rejected
 from proxy.limiter import Limiter
-from proxy.lookup import Brought, Lookup
+from proxy.lookup import Lookup
 from proxy.telemetry import Story, Telemetry
 from proxy.wire import Gone, Stream, Whole, head
 
 _HIT: Final = ("get", "hit")
 _STALE: Final = ("get", "stale")
 _FROM_CACHE: Final = ("cache",)
+_PATIENCE_S: Final = 3.0
+"""How long the exchange is waited for by who can be given an older answer: clients give up at about 10 s."""
 
 
 class OwnPages(Protocol):
@@ -222,8 +225,15 @@ class Gateway:
     ) -> web.StreamResponse:
         """The first asker fetches for all who ask meanwhile. What is his doing alone is not theirs."""
         accept_encoding = request.headers.get(ACCEPT_ENCODING)
-        brought: Brought | Answered | Refused | None
-        brought = await self._lookup.bring(ask, asked, story, afresh=told.demanding(said))
+        brought: Brought | Answered | Late | Refused | None
+        brought = await self._lookup.bring_within(_PATIENCE_S, ask, asked, story, afresh=told.demanding(said))
+        if isinstance(brought, Late):
+            entry = self._lookup.last(asked)
+            if entry is not None and self._tolerates(entry, said, for_error=True):
+                self._lookup.revalidate(asked, story)
+                brought.leave()
+                return self._hit(entry, request, story, request_id, "stale-if-error")
+            brought = await brought.wait()
         if brought is None or (isinstance(brought, Brought) and not brought.suits(accept_encoding)):
             story.cache = "uri-miss"
             brought = await self._attempts.send(ask, story)

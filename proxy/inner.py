@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from multidict import CIMultiDict
 
@@ -23,6 +23,7 @@ from proxy.attempts import Attempts
 from proxy.cache import Entry
 from proxy.clock import Clock
 from proxy.describe import Asked, Describer
+from proxy.errors import Banned, Broken, UpstreamError
 from proxy.lookup import NEUTRAL, Lookup
 from proxy.telemetry import Story
 
@@ -68,17 +69,31 @@ class Inner:
             if isinstance(inside, Inside) and inside.status == 200 and isinstance(asked.kept, CandleQuery):
                 lookup.pass_to_archive(asked.kept, inside.body)
             return inside
-        brought = await lookup.bring(ask, asked, story)
+        try:
+            brought = await lookup.bring(ask, asked, story)
+            if brought is None:
+                return await self._by_itself(ask, story)
+        except (Banned, Broken, UpstreamError) as error:
+            return self._stale(asked, for_ever=not isinstance(error, UpstreamError)) or _raised(error)
+        if isinstance(brought, Refused) or brought.failed:
+            stale = self._stale(asked, for_ever=False)
+            if stale is not None:
+                return stale
         if isinstance(brought, Refused):
             return brought
-        if brought is None:
-            return await self._by_itself(ask, story)
         if brought.entry is not None:
             return _kept(brought.entry, "cache" if brought.answer is None else "exchange")
         answer = brought.answer
         if answer is None or answer.plain is None:
             return await self._by_itself(ask, story)
         return Inside(answer.status, answer.plain.body, "exchange")
+
+    def _stale(self, asked: Asked, *, for_ever: bool) -> Inside | None:
+        """What was kept, where the exchange cannot be asked: candles during a ban however old."""
+        entry = self._lookup.last(asked)
+        if entry is None or not (self._clock() < entry.error_us or (for_ever and isinstance(asked.kept, CandleQuery))):
+            return None
+        return _kept(entry)
 
     def asking(
         self, target: str, *, of: Descriptor | None = None, priority: Priority | None = None
@@ -112,6 +127,10 @@ class Inner:
             return Inside(answered.status, coding.decode(raw, reply.encoding), "exchange")
         except coding.Undecodable:
             return Inside(502, b"", "exchange")
+
+
+def _raised(error: Exception) -> NoReturn:
+    raise error
 
 
 def _kept(entry: Entry, source: str = "cache") -> Inside:

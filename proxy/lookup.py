@@ -8,13 +8,13 @@ fetch is never more than the client's own request would have cost.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from multidict import CIMultiDict
 
-from policies import bybit
 from policies import candles as calendar
 from policies.admission import Refused
 from policies.answer_rules import AnswerQuery
@@ -25,6 +25,7 @@ from proxy.answers import Kept, SharedAnswer, lines_of, read_answer, told_in
 from proxy.archived import Archived
 from proxy.ask import Ask
 from proxy.attempts import Attempts
+from proxy.brought import Brought, Late
 from proxy.cache import L1, Entry, Flights, Impatient, Variant
 from proxy.candles import Candles
 from proxy.clock import Clock
@@ -41,36 +42,6 @@ T = TypeVar("T")
 NEUTRAL: Final = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "bybit-gateway"}
 """Of requests that are not a client's own: nothing of his may colour an answer for all."""
 _FOUND: Final = "found"
-
-
-class Brought(NamedTuple):
-    """What a miss has come to."""
-
-    answer: SharedAnswer | None
-    """Of the exchange; None when it came from another gateway."""
-    entry: Entry | None
-    """What to give, where that is not the answer as it came."""
-    leads: bool
-    """This request has caused the fetch."""
-
-    @property
-    def failed(self) -> bool:
-        """The exchange is in trouble: an older answer is better than this one."""
-        answer = self.answer
-        return answer is not None and bybit.in_trouble(answer.status, answer.ret_code)
-
-    @property
-    def cache_status(self) -> str:
-        """As RFC 9211 has it, for an answer of the exchange."""
-        forward = "fwd=uri-miss" if self.entry is None else "fwd=partial"
-        if not self.leads or self.answer is None:
-            return f"{forward}; collapsed"
-        stored = self.entry is not None or self.answer.entry is not None
-        return f"{forward}; fwd-status={self.answer.status}{'; stored' if stored else ''}"
-
-    def suits(self, accept_encoding: str | None) -> bool:
-        """Whether the asker can be given it; if not, he has to send for his own."""
-        return self.leads or self.entry is not None or self.answer is None or self.answer.suits(accept_encoding)
 
 
 class LookupRules(NamedTuple):
@@ -161,6 +132,18 @@ class Lookup:
             pass  # who asks next finds out for himself
         finally:
             self._revalidating.discard(asked.key)
+
+    async def bring_within(
+        self, seconds: float, ask: Ask, asked: Asked, story: Story, *, afresh: bool
+    ) -> Brought | Late | Refused | None:
+        """As bring(), as long as that does not take longer."""
+        task = self._tasks.spawn(self.bring(ask, asked, story, afresh=afresh), "bring", reported=False)
+        try:
+            await asyncio.wait({task}, timeout=seconds)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        return await task if task.done() else Late(task)
 
     async def bring(self, ask: Ask, asked: Asked, story: Story, *, afresh: bool = False) -> Brought | Refused | None:
         """Fetch what is missing, or wait for who fetches it. None: this request has to be sent by itself.

@@ -193,7 +193,7 @@ def _outs(out: str, symbols: list[str], form: Form) -> list[Path]:
         raise UsageError(f"--out {out}: for several symbols a directory (end it with /), or a name with {_PLACE} in it")
     for parent in {each.parent for each in outs}:
         try:
-            if out.endswith("/"):
+            if out.endswith("/") or _PLACE in out:
                 parent.mkdir(exist_ok=True)
             if not parent.is_dir():
                 raise UsageError(f"--out: there is no directory {parent}")

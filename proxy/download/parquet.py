@@ -6,7 +6,7 @@ Row groups have a fixed length, so that the file is the same whichever way it ca
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,11 @@ MISSING: Final = (
 
 
 def available() -> bool:
-    return importlib.util.find_spec("pyarrow") is not None
+    try:
+        importlib.import_module("pyarrow.parquet")
+    except ImportError:  # also one that is there, and broken
+        return False
+    return True
 
 
 def write(request: Request, base: Path | None, part: Path, target: Path) -> None:

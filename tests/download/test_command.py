@@ -147,6 +147,17 @@ def test_without_its_library_parquet_is_told_with_the_remedy(monkeypatch: pytest
     assert minutes(out="x.csv").files[0][0].form is Form.CSV
 
 
+def test_a_library_that_does_not_work_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)  # importing it fails
+    with pytest.raises(UsageError, match="Parquet needs pyarrow"):
+        minutes(out="x.parquet")
+
+
+def test_a_directory_is_made_for_names_with_a_symbol_in_them(tmp_path: Path) -> None:
+    assert len(minutes(out=f"{tmp_path}/new/{{symbol}}.csv").files) == 1
+    assert (tmp_path / "new").is_dir()
+
+
 def test_the_library_is_loaded_only_by_those_who_ask_for_its_form() -> None:
     """It costs time and memory, and is not there for everybody."""
     script = "import sys, proxy.__main__; sys.exit('pyarrow' in sys.modules)"

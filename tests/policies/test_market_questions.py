@@ -29,8 +29,8 @@ def test_without_a_start_the_newest_candles_are_asked_for() -> None:
 
 
 def test_with_a_start_it_is_a_history() -> None:
-    asked = about_candles("BTCUSDT", "interval=15&start=5&end=5&order=desc&format=csv", "application/json")
-    assert asked == History(BTC, 5, 5, Order.NEWEST_FIRST, Format.CSV)
+    asked = about_candles("BTCUSDT", "interval=15&start=1700000000005&end=1700000000005&order=desc&format=csv", "application/json")
+    assert asked == History(BTC, 1_700_000_000_005, 1_700_000_000_005, Order.NEWEST_FIRST, Format.CSV)
 
 
 def test_names_are_taken_in_either_case_and_with_escapes() -> None:
@@ -65,10 +65,19 @@ def test_names_are_taken_in_either_case_and_with_escapes() -> None:
             "interval=1&start=2026-01-01",
             "start: expected an instant in epoch milliseconds, got '2026-01-01'",
         ),
-        ("BTCUSDT", "interval=1&start=6&end=5", "end: expected an instant no earlier than start, 6, got 5"),
         (
             "BTCUSDT",
-            "interval=1&start=6&limit=5",
+            "interval=1&start=1700000000006&end=1700000000005",
+            "end: expected an instant no earlier than start, 1700000000006, got 1700000000005",
+        ),
+        (
+            "BTCUSDT",
+            "interval=1&start=1735689600",
+            "start: 1735689600 lies before the year 2000: expected epoch milliseconds, not seconds",
+        ),
+        (
+            "BTCUSDT",
+            "interval=1&start=1700000000006&limit=5",
             "limit: it counts back from the newest; with start all candles from there on are given",
         ),
         (

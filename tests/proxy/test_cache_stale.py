@@ -66,6 +66,39 @@ async def test_while_the_exchange_fails_the_last_answer_is_given(name: str, aske
         assert answer.get("X-Gateway") is None
 
 
+@pytest.mark.parametrize("asked", [LATEST, INFO], ids=["candles", "a rule's"])
+async def test_who_can_be_given_an_older_answer_does_not_wait_until_the_exchange_has_failed(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients give up at about 10 s. The fetch goes on, for those who ask next."""
+    monkeypatch.setattr("proxy.gateway._PATIENCE_S", 0.05)
+    async with counter() as here:
+        first = await told(here, asked)
+        await here.clock.leap(61 if asked == INFO else 12)
+        here.exchange.faults.add({"kind": "delay", "delay_us": 700_000, "count": 1})
+        answer = await told(here, asked)
+        assert (detail(answer), answer.body) == ("stale-if-error", first.body)
+
+        await here.clock.leap(1)
+        async with asyncio.timeout(20):
+            while detail(answer := await told(here, asked)):
+                await asyncio.sleep(0.02)  # what the exchange says at last comes on a socket
+        assert "fwd-status" not in status(answer)
+        assert len(here.exchange.record.entries) == 2
+
+
+async def test_who_cannot_be_given_one_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.gateway._PATIENCE_S", 0.05)
+    async with counter() as here, asyncio.TaskGroup() as group:
+        here.exchange.faults.add({"kind": "delay", "delay_us": 700_000, "count": 1})
+        pending = group.create_task(told(here, CLOSED))
+        await asyncio.sleep(0.2)  # longer than its patience would last
+        assert not pending.done()
+        await here.clock.leap(1)
+        answer = await pending
+        assert (answer.status, detail(answer)) == (200, "")
+
+
 async def test_an_exchange_that_is_not_there_is_such_a_failure() -> None:
     clock = HandClock()
     async with FakeBybit(clock=clock) as exchange:

@@ -252,7 +252,21 @@ def test_streams_of_another_exchange_are_warned_of(url: str, stream_url: str, *,
 
 def test_one_fetch_for_all_needs_a_redis() -> None:
     assert any("cache.lock: always, without a Redis" in text for text in warnings(CACHE__LOCK="always"))
-    assert warnings(CACHE__LOCK="always", CACHE__L2__URL="redis://127.0.0.1") == []
+    assert warnings(CACHE__LOCK="always", CACHE__L2__URL="redis://:secret@127.0.0.1") == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"CACHE__L2__URL": "redis://127.0.0.1"}, "cache.l2.secret"),
+        ({"CACHE__ENABLED": "false", "CANDLES__STREAM": "true"}, "candles.stream: of no effect"),
+        ({"CACHE__ENABLED": "false", "ARCHIVE__URL": "postgresql://u@db/x"}, "archive.url: of no effect"),
+        ({"CACHE__OPEN_TTL": "5m"}, "cache.open_ttl: 5m"),
+    ],
+)
+def test_what_the_cache_is_told_and_looks_like_a_mistake(environment: dict[str, str], place: str) -> None:
+    assert [text for text in warnings(**environment) if text.startswith(place)]
+    assert warnings(CACHE__L2__URL="redis://127.0.0.1", CACHE__L2__SECRET="a-secret-of-16-characters") == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tests.fake_bybit import FakeBybit
 from tests.gateway_fixture import gateway
 from tests.hand_clock import HandClock
 from tests.market import KLINES, ask, error_of
+from tests.raw_http import RawAnswer
 from tests.recorder import answering, recorder
 
 CALM: dict[str, Any] = {"limits": [], "retry__enabled": "false", "breaker__enabled": "false"}
@@ -107,10 +108,28 @@ async def test_an_upstream_that_is_not_there_is_told_as_everywhere() -> None:
 async def test_an_open_breaker_is_told_as_everywhere() -> None:
     async with FakeBybit() as exchange, gateway(exchange.url, limits=[], retry__enabled="false") as app:
         exchange.faults.add({"kind": "status", "status": 503})
-        answers = [await ask(app, f"{LATEST}&end={number}") for number in range(60_000, 2_000_000, 60_000)]
+        ends_ms = range(1_700_000_040_000, 1_700_002_000_000, 60_000)
+        answers = [await ask(app, f"{LATEST}&end={number}") for number in ends_ms]
         answer = answers[-1]
         assert (answer.status, answer.get("X-Gateway")) == (503, "breaker-open")
         assert int(answer.get("Retry-After") or 0) > 0
+
+
+async def test_during_a_ban_candles_are_given_as_they_were_known_last() -> None:
+    """As on the exchange's own pages; their `time` says of when they are. What nobody has asked for is not to be had."""
+    clock = HandClock()
+    async with FakeBybit(clock=clock) as exchange, gateway(exchange.url, clock=clock, **CALM) as app:
+        known = await ask(app, LATEST)
+        await clock.leap(200)
+        exchange.faults.add({"kind": "ban"})
+        assert (await ask(app, LATEST.replace("BTC", "ETH"))).status == 403
+        during = await ask(app, LATEST)
+        assert (during.status, during.body) == (200, known.body)
+        assert error_or_text(await ask(app, LATEST.replace("BTC", "SOL"))) == "banned"
+
+
+def error_or_text(answer: RawAnswer) -> str | None:
+    return answer.get("X-Gateway") if answer.status == 403 else None
 
 
 async def test_a_ban_in_the_middle_of_a_batch_names_what_it_has_spoiled() -> None:
