@@ -188,7 +188,8 @@ def _word(given: Mapping[str, str], name: str, words: Mapping[str, T], default: 
     return words[text]
 
 
-_YEAR_2000_MS: Final = 946_684_800_000
+_SECONDS: Final = range(1_000_000_000, 10_000_000_000)
+"""Meant as seconds, of this century and the next two: as milliseconds they lie before all that is traded."""
 
 
 def _number(given: Mapping[str, str], name: str, least: int, most: int) -> int | None:
@@ -198,8 +199,8 @@ def _number(given: Mapping[str, str], name: str, least: int, most: int) -> int |
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
         what = "an instant in epoch milliseconds" if name in {"start", "end"} else f"a number from {least} to {most}"
         raise BadQuestion(f"{name}: expected {what}, got {_shown(text)}")
-    if name in {"start", "end"} and 0 < int(text) < _YEAR_2000_MS:
-        raise BadQuestion(f"{name}: {text} lies before the year 2000: expected epoch milliseconds, not seconds")
+    if name in {"start", "end"} and int(text) in _SECONDS:
+        raise BadQuestion(f"{name}: expected epoch milliseconds, not seconds, got {text}, which lies in 1970")
     return int(text)
 
 

@@ -44,8 +44,8 @@ def advice(config: Config) -> Iterator[str]:
             "whose price no longer holds"
         )
     redis = config.cache.l2.address or (config.store.address if config.store.shared else None)
-    shared = redis is not None and config.cache.enabled and config.cache.l2.enabled
-    if shared and redis is not None and not redis.password and config.cache.l2.secret is None:
+    keeps = redis is not None and config.cache.enabled and config.cache.l2.enabled
+    if keeps and redis is not None and not redis.password and config.cache.l2.secret is None:
         yield (
             "cache.l2.secret: nothing secret seals what is kept in Redis, which has no password either: who can write "
             "to it can put words into the exchange's mouth"

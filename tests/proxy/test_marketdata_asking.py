@@ -116,7 +116,7 @@ async def test_an_open_breaker_is_told_as_everywhere() -> None:
 
 
 async def test_during_a_ban_candles_are_given_as_they_were_known_last() -> None:
-    """As on the exchange's own pages; their `time` says of when they are. What nobody has asked for is not to be had."""
+    """As on the exchange's own pages; `time` says of when they are. What nobody has asked for is not to be had."""
     clock = HandClock()
     async with FakeBybit(clock=clock) as exchange, gateway(exchange.url, clock=clock, **CALM) as app:
         known = await ask(app, LATEST)
