@@ -260,6 +260,8 @@ class Candles:
             self._learned(series, changed)
 
     def _measure(self, known: _Known) -> None:
+        if self._known.get(known.history.series) is not known:
+            return  # there was no room for it
         self.size_bytes -= known.size_bytes
         known.size_bytes = known.history.size_bytes + _PER_SERIES_BYTES
         self.size_bytes += known.size_bytes

@@ -114,7 +114,7 @@ async def test_candles_that_are_known_are_answered_all_the_same() -> None:
     """An old candle is better than none, and says that it is old; a fresh one is as good as ever."""
     async with (
         FakeBybit() as exchange,
-        gateway(exchange.url, pacing__ban="60s", cache__open_ttl="200ms") as app,
+        gateway(exchange.url, pacing__ban="60s", cache__open_ttl="200ms", candles__boundary__enabled="false") as app,
         new_session() as session,
     ):
         client = Client(session, app)
@@ -150,6 +150,7 @@ async def test_candles_that_are_waited_for_are_answered_from_what_is_known() -> 
         "pacing__ban": "60s",
         "cache__open_ttl": "100ms",
         "cache__stale_while_revalidate": "0s",
+        "candles__boundary__enabled": "false",
     }
     async with (
         FakeBybit() as exchange,

@@ -146,7 +146,11 @@ async def test_what_is_exempt_can_be_said() -> None:
 
 
 async def test_candles_that_are_known_are_answered_while_it_is_open() -> None:
-    async with FakeBybit() as exchange, quick(exchange.url, cache__open_ttl="100ms") as app, new_session() as session:
+    async with (
+        FakeBybit() as exchange,
+        quick(exchange.url, cache__open_ttl="100ms", candles__boundary__enabled="false") as app,
+        new_session() as session,
+    ):
         client = Client(session, app)
         before = await client.get(KLINE)
         exchange.faults.add({"kind": "status", "status": 503})
