@@ -287,6 +287,19 @@ def is_fate_unknown(answer: RawAnswer) -> bool:
     return bool(body["retCode"] == 10016 and body["retMsg"] == "Request timeout, please try again later")
 
 
+def is_slow(told: Told) -> bool:
+    """Nobody knows, said after a silence that no fault was the reason of: this machine stood still.
+
+    That is the truth, too. `hiccups` counts them, so that it cannot become the rule.
+    """
+    return told.answer is not None and is_fate_unknown(told.answer) and told.took_s >= READ_S
+
+
+def hiccups(cases: Sequence[Case], told: dict[str, Told]) -> int:
+    """Requests that nothing slow was planned for and that were given up as too slow."""
+    return sum(is_slow(told[case.name]) for case in cases if not any(map(is_long_stall, case.faults)))
+
+
 def is_said(answer: RawAnswer, fault: Fault) -> bool:
     """Byte for byte what the exchange seemed to say, and nobody else."""
     got = (answer.status, answer.get("Content-Type"), answer.body, answer.get("X-Gateway"))
@@ -302,7 +315,7 @@ def lie_about_a_write(case: Case, told: Told, truth: Truth) -> str:
         return f"sent {len(attempts)} times, placed {truth.placed[case.name]} times"
     last_met = case.faults[len(attempts) - 1 : len(attempts)]
     if any(isinstance(fault, Say) for fault in last_met):
-        return "" if is_said(answer, last_met[0]) else "not the exchange's words"
+        return "" if is_said(answer, last_met[0]) or is_slow(told) else "not the exchange's words"
     if answer.status == 200:
         done = case.name in truth.accepted and json.loads(answer.body)["retCode"] == 0
         return "" if done and answer.body in truth.bodies(case) else "not done, or not its answer"
@@ -453,6 +466,7 @@ async def two_thousand_orders() -> None:
     assert missed(cases, truth) == []
     assert truth.duplicated == {}
     assert lies([*cases, *healthy], told, truth, lie_about_a_write) == []
+    assert hiccups([*cases, *healthy], told) <= len(cases) // 20
     assert left == (0, 0)
     assert unmarked([*cases, *healthy], told) == []
 
@@ -472,7 +486,8 @@ async def orders_refused_first() -> None:
     truth = Truth(here)
 
     print(summary(cases, told, truth))
-    assert {len(truth.of(case)) for case in cases} == {2}
+    assert {len(truth.of(case)) for case in cases if not is_slow(told[case.name])} == {2}
+    assert hiccups(cases, told) <= len(cases) // 20
     assert lies(cases, told, truth, lie_about_a_write) == []
     assert unmarked(cases, told) == []
 

@@ -17,6 +17,7 @@ from proxy.store.memory import MemoryStore
 from proxy.tasks import TaskOwner
 from tests.fake_bybit import FakeBybit, IpBook, Settings, Verdict
 from tests.gateway_fixture import gateway, url
+from tests.integration.arrivals import Arrivals
 from tests.virtual import VirtualLoop, run_virtually
 
 LIMIT, WINDOW_S = 600, 5.0
@@ -83,21 +84,24 @@ async def test_twenty_seconds_on_real_sockets_without_a_breach() -> None:
             aiohttp.ClientSession() as session,
         ):
             statuses: dict[int, int] = {}
-            ends = time.monotonic() + seconds
+            arrivals = Arrivals(exchange, LIMIT, WINDOW_S)
 
             async def client(number: int) -> None:
                 target = ("/v5/market/time", "/v5/market/tickers?category=linear&symbol=BTCUSDT")[number % 2]
-                while time.monotonic() < ends:
+                while True:
                     async with session.get(url(app, target)) as answer:
                         await answer.read()
                         statuses[answer.status] = statuses.get(answer.status, 0) + 1
 
             async with asyncio.TaskGroup() as group:
-                for number in range(40):
-                    group.create_task(client(number))
-        arrived = exchange.stats.requests
-        usable = arrived / (LIMIT * seconds / WINDOW_S)
-        print(f"arrived {arrived}, most in a window {exchange.books.ip.max_in_window()}, {usable:.2%} used, {statuses}")
+                tasks = [group.create_task(client(number)) for number in range(40)]
+                tasks.append(group.create_task(arrivals.sample()))
+                began = time.monotonic()
+                await asyncio.sleep(seconds)
+                usable = await arrivals.reach(0.98, began + WINDOW_S, 2 * WINDOW_S, within_s=2 * seconds)
+                for task in tasks:
+                    task.cancel()
+        print(f"most in a window {exchange.books.ip.max_in_window()}, {usable:.2%} used, {statuses}")
         assert exchange.books.ip.breaches == 0
         assert exchange.books.ip.max_in_window() <= LIMIT
         assert set(statuses) == {200}

@@ -19,6 +19,7 @@ from proxy.app import App
 from proxy.clock import Clock, system_clock
 from tests.fake_bybit import FakeBybit, Settings
 from tests.gateway_fixture import gateway, url
+from tests.integration.arrivals import Arrivals
 from tests.signing import signed
 
 LIMIT, WINDOW_S = 240, 2.0
@@ -39,7 +40,7 @@ class Fleet:
         self.statuses: dict[int, int] = {}
         self._orders = orders
         self._weights = list(weights)
-        self._arrivals: list[tuple[float, int]] = []
+        self.arrivals = Arrivals(exchange, LIMIT, WINDOW_S)
 
     def shift(self, *weights: int) -> None:
         """From now on the load lies otherwise."""
@@ -48,37 +49,6 @@ class Fleet:
     def modes(self) -> list[str]:
         return [str(app.store.status().get("mode")) for app in self.apps]
 
-    def arrived(self, since: float, until: float) -> int:
-        """Requests that the exchange has seen between two instants of time.monotonic()."""
-        before = [count for when, count in self._arrivals if when <= since] or [0]
-        after = [count for when, count in self._arrivals if when <= until] or [0]
-        return after[-1] - before[-1]
-
-    def usable(self, since: float, until: float) -> float:
-        """How much of the budget was used in that time."""
-        return self.arrived(since, until) / (LIMIT * (until - since) / WINDOW_S)
-
-    def longest_standstill(self, since: float) -> float:
-        """The longest time in which nothing arrived at the exchange."""
-        moves = [since]
-        for (_, count), (when, later) in itertools.pairwise(self._arrivals):
-            if later > count and when > since:
-                moves.append(when)
-        moves.append(self._arrivals[-1][0])
-        return max(later - earlier for earlier, later in itertools.pairwise(moves))
-
-    def timeline(self, since: float, step: float = 0.25) -> str:
-        """Arrivals in each quarter of a second, for whoever reads a failure."""
-        ends = self._arrivals[-1][0]
-        steps = [since + step * number for number in range(int((ends - since) / step))]
-        return " ".join(str(self.arrived(at, at + step)) for at in steps)
-
-    def fullest(self, since: float) -> float:
-        """How much of the budget was used in the fullest window since then."""
-        ends = self._arrivals[-1][0]
-        starts = [when for when, _ in self._arrivals if since <= when <= ends - WINDOW_S]
-        return max(self.arrived(start, start + WINDOW_S) for start in starts) / LIMIT
-
     async def until(self, holds: Callable[[], bool], what: str, seconds: float = 20.0) -> float:
         """Wait for another process or a timer of the gateway, bounded; the answer is when it came."""
         ends = time.monotonic() + seconds
@@ -86,11 +56,6 @@ class Fleet:
             assert time.monotonic() < ends, f"{what} did not come; modes {self.modes()}"
             await asyncio.sleep(0.02)
         return time.monotonic()
-
-    async def sample(self) -> None:
-        while True:
-            self._arrivals.append((time.monotonic(), self.exchange.stats.requests))
-            await asyncio.sleep(0.02)
 
     def _request(self, session: aiohttp.ClientSession, target: str, number: int) -> Any:
         """Market data is spaced out in time and orders are not: what only orders can do must not be a breach either."""
@@ -147,7 +112,7 @@ async def fleet(
         )
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(running.client(session, number)) for number in range(clients)]
-            tasks.append(group.create_task(running.sample()))
+            tasks.append(group.create_task(running.arrivals.sample()))
             await running.until(lambda: running.modes() == ["shared"] * len(apps), "the shared budget")
             await asyncio.sleep(2 * WINDOW_S)  # until the budget is in use: time is what a window is made of
             try:
