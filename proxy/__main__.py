@@ -18,7 +18,7 @@ import uvloop
 from multidict import CIMultiDict
 
 from policies.routing import RouteTable
-from proxy import app, log, ports
+from proxy import log, ports, serving
 from proxy.advice import advice
 from proxy.banner import banner, greet
 from proxy.clock import system_clock
@@ -71,7 +71,7 @@ def _run(config: Config, routes: RouteTable, source: Source) -> int:
     try:
         if worker is None and config.workers > 1:
             return _supervise(config, source)
-        uvloop.run(app.serve(config, routes, sink, source, worker))
+        uvloop.run(serving.serve(config, routes, sink, source, worker))
     except OSError as error:
         where = f"{config.listen.host}:{config.listen.port}"
         print(f"cannot listen on {where}: {error.strerror} (another listen.port?)", file=sys.stderr)

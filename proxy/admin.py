@@ -15,8 +15,6 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from policies.admission import WHOLE
-from policies.priority import Priority
-from policies.sharing import Mode
 from policies.trading import TradingMode
 from proxy import combined, errors
 from proxy.breaker import Breaker
@@ -25,13 +23,16 @@ from proxy.clock import Clock
 from proxy.drift import Drift
 from proxy.egress import Egress, Trading
 from proxy.limiter import Limiter
-from proxy.log import Sink
 from proxy.metrics import Metrics
+from proxy.readings import Readings
 from proxy.siblings import Siblings
 from proxy.store import Store, Usage
 from proxy.wire import Whole, head
 
 Page = Callable[[], Awaitable[tuple[int, bytes, bytes]]]
+"""Status, content type, body."""
+Handler = Callable[[web.BaseRequest, bytes], Awaitable[web.StreamResponse]]
+"""Of a request and the id that its answer shall name."""
 
 _MOST_BYTES: Final = 4 << 10
 _PATIENCE_S: Final = 5.0
@@ -42,11 +43,15 @@ _RESERVED: Final = ("/gateway", "/health", "/metrics", "/api/v1/health", "/api/v
 
 
 class Admin:
-    """`ready` is switched by the app: true once everything listens, false again while it drains."""
+    """Further pages come in by show() and serve().
+
+    `ready` is switched by the app: true once everything listens, false again while it drains.
+    """
 
     def __init__(
         self,
         *,
+        readings: Readings,
         metrics: Metrics,
         store: Store,
         limiter: Limiter,
@@ -55,9 +60,9 @@ class Admin:
         breaker: Breaker,
         drift: Drift,
         clock: Clock,
-        sink: Sink | None,
         token: str | None = None,
     ) -> None:
+        self._readings = readings
         self._metrics = metrics
         self._store = store
         self._limiter = limiter
@@ -68,7 +73,6 @@ class Admin:
         self.config_state: Callable[[], dict[str, object]] | None = None
         self.siblings: Siblings | None = None
         self._clock = clock
-        self._sink = sink
         self._token = None if token is None else token.encode()
         self._began_us = clock()
         self._prefix = secrets.token_hex(4)
@@ -89,6 +93,15 @@ class Admin:
             _LIMITS: self._limits,
             _TRADING: self._trading,
         }
+        self._handlers: dict[str, Handler] = {_TRADING: self._switch}
+
+    def show(self, path: str, page: Page) -> None:
+        """A further page that can be read."""
+        self._pages[path] = page
+
+    def serve(self, path: str, handler: Handler) -> None:
+        """A further page whose handler answers itself, whatever the method."""
+        self._handlers[path] = handler
 
     def owns(self, raw_target: str) -> bool:
         """Whether a target is the gateway's own. Such targets are never forwarded, known or not."""
@@ -99,8 +112,9 @@ class Admin:
         if not self._may_see(request):
             return errors.unauthorized_page(request_id)
         path, _, query = request.raw_path.partition("?")
-        if path == _TRADING and request.method == "POST":
-            return await self._switch(request, request_id)
+        handler = self._handlers.get(path)
+        if handler is not None and (path not in self._pages or request.method == "POST"):
+            return await handler(request, request_id)
         page = self._drifting if path == _LIMITS and "drift=1" in query.split("&") else self._pages.get(path)
         if page is None:
             return errors.plain(404, "not-found", "The gateway has no such page.", request_id)
@@ -220,7 +234,7 @@ class Admin:
 
     async def _show_metrics(self) -> tuple[int, bytes, bytes]:
         if self.siblings is None:
-            await self._take_readings()
+            await self._readings.take()
             page = generate_latest(self._metrics.registry)
         else:
             page = combined.page((await self.siblings.gathered()).with_workers())
@@ -228,53 +242,8 @@ class Admin:
 
     async def reading(self) -> combined.Reading:
         """The metrics of this process as they stand."""
-        await self._take_readings()
+        await self._readings.take()
         return combined.read(self._metrics.registry)
-
-    async def _take_readings(self) -> None:
-        """Gauges are read when somebody looks, not on every request."""
-        metrics = self._metrics
-        for priority in Priority:
-            metrics.queue_depth.labels(priority.name.lower()).set(self._limiter.waiting_of(priority))
-        l1, candles = self._caches.lookup.l1, self._caches.candles
-        metrics.cache_bytes.set(0 if l1 is None else l1.size_bytes)
-        metrics.candle_bytes.set(0 if candles is None else candles.size_bytes)
-        metrics.log_dropped.set(0 if self._sink is None else self._sink.dropped)
-        self._show_store(self._store.status())
-        self._show_egress()
-        usages = await self._store.usage()
-        self._drift.show(usages, metrics)
-        fullest: dict[str, Usage] = {}
-        for usage in usages:
-            known = fullest.get(usage.quota.name)
-            if known is None or usage.used > known.used:
-                fullest[usage.quota.name] = usage
-        metrics.window_used.clear()  # rules come and go with a reload
-        metrics.window_limit.clear()
-        for rule, usage in fullest.items():
-            metrics.window_used.labels(rule).set(usage.used)
-            metrics.window_limit.labels(rule).set(
-                usage.quota.burst or (usage.quota.limit if usage.learned is None else usage.learned.limit)
-            )
-
-    def _show_egress(self) -> None:
-        metrics, egress = self._metrics, self._egress
-        metrics.banned.set(egress.banned)
-        metrics.ban_left.set(egress.ban_left_us / 1e6 if egress.banned else 0)
-        metrics.budget_part.set(egress.part() / WHOLE)
-        metrics.breaker_state.labels("bybit").set(self._breaker.state)
-        for mode in TradingMode:
-            metrics.trading_mode.labels(mode.value).set(mode is egress.trading.mode)
-
-    def _show_store(self, status: dict[str, Any]) -> None:
-        """How this gateway spends, where it shares a store."""
-        if "mode" not in status:
-            return
-        metrics = self._metrics
-        for mode in Mode:
-            metrics.store_mode.labels(mode.value).set(mode is status["mode"])
-        metrics.store_replicas.set(status["replicas"])
-        metrics.store_share.set(status["share"])
 
 
 def reserved(raw_target: str) -> bool:

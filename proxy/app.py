@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import signal
-import sys
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from typing import Final, Self
@@ -22,7 +19,6 @@ from proxy import log
 from proxy.accounts import Accounts
 from proxy.admin import Admin
 from proxy.attempts import AFTER_THE_CLIENT, Attempts
-from proxy.banner import greet
 from proxy.body import BodyLimits
 from proxy.breaker import Breaker
 from proxy.caches import Caches
@@ -39,15 +35,17 @@ from proxy.marketdata.marketdata import Marketdata, owns
 from proxy.metrics import Metrics
 from proxy.observer import Observer
 from proxy.probation import Probation
+from proxy.readings import Readings
 from proxy.reload import POLL_S, Reloader, Source, adopted
 from proxy.server import traffic_server
-from proxy.siblings import Lifeline, Siblings, Worker
+from proxy.siblings import Siblings, Worker
 from proxy.store.keeper import Keeper
 from proxy.store.memory import MemoryStore
 from proxy.store.opened import opened
 from proxy.tasks import TaskOwner
 from proxy.telemetry import Telemetry
 from proxy.upstream import Upstream
+from proxy.watch import Rooms, Watch
 
 _DRAIN_MARGIN_S: Final = 2.0
 
@@ -151,17 +149,50 @@ class App:
         self.marketdata = Marketdata.over(
             self.caches, self.metrics, self.tasks, self.clock, sleep, parallel=config.candles.parallel
         )
-        self.admin = Admin(
+        drift = Drift(self._routes, lambda: self._config.quotas(Counts.UPSTREAM))
+        self.readings = Readings(
             metrics=self.metrics,
             store=self.store,
             limiter=self.limiter,
             caches=self.caches,
             egress=self.egress,
             breaker=self.breaker,
-            drift=Drift(self._routes, lambda: self._config.quotas(Counts.UPSTREAM)),
-            clock=self.clock,
+            drift=drift,
             sink=sink,
+        )
+        self.admin = Admin(
+            readings=self.readings,
+            metrics=self.metrics,
+            store=self.store,
+            limiter=self.limiter,
+            caches=self.caches,
+            egress=self.egress,
+            breaker=self.breaker,
+            drift=drift,
+            clock=self.clock,
             token=None if config.admin.token is None else config.admin.token.get_secret_value(),
+        )
+        self.watch = Watch(
+            config,
+            Rooms(
+                metrics=self.metrics,
+                telemetry=telemetry,
+                readings=self.readings,
+                admin=self.admin,
+                store=self.store,
+                limiter=self.limiter,
+                door=self.door,
+                attempts=self.attempts,
+                caches=self.caches,
+                egress=self.egress,
+                breaker=self.breaker,
+                drift=drift,
+                tasks=self.tasks,
+                loops=self.loops,
+                clock=self.clock,
+                sleep=asyncio.sleep,  # it watches this process, whose time is real
+                sink=sink,
+            ),
         )
         self.reloader: Reloader | None = None
         if source is not None:
@@ -196,6 +227,7 @@ class App:
         for limiter in (self.limiter, self.door):
             limiter.adopt(_bounds(config), self._all_quotas())
         self.caches.adopt(config)
+        self.watch.adopt(config)
         self.marketdata.desk.parallel = config.candles.parallel
         self.gateway.adopt(describer)
         log.adopt(config.log.level, config.log.format)
@@ -210,6 +242,7 @@ class App:
             stack.push_async_callback(self.store.stop)
             await stack.enter_async_context(self.upstream)
             stack.push_async_callback(self.caches.close)
+            stack.push_async_callback(self.watch.close)
             stack.push_async_callback(self.loops.close)
             stack.push_async_callback(self.tasks.close)
             stack.push_async_callback(self._finish_sent)
@@ -217,6 +250,7 @@ class App:
             self.loops.spawn(self.door.run(), "door-dispatcher")
             self.loops.spawn(self.probation.run(), "probation")
             self.caches.start(self.loops)
+            self.watch.start()
             if self.reloader is not None:
                 self.loops.spawn(self.reloader.run(), "config-watcher")
             if self.keeper is not None:
@@ -316,43 +350,3 @@ def describer_of(config: Config, routes: RouteTable, clock: Clock) -> Describer:
         config.identity.excluded_paths,
         config.cache.answer_rules() if config.cache.enabled else {},
     )
-
-
-async def serve(config: Config, routes: RouteTable, sink: Sink, source: Source, worker: Worker | None = None) -> None:
-    """Run until SIGTERM or SIGINT; load the configuration again on SIGHUP, and when its file has changed.
-
-    A worker leaves it to its parent to greet, and ends with it.
-    """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    lifeline = None if worker is None else Lifeline(worker, stop.set)
-    logger = structlog.get_logger()
-    # A port of the system's choice is for trials: they leave nothing behind, and begin with nothing.
-    state_file = config.store.state_file if config.listen.port else None
-    async with App(config, routes, sink=sink, source=source, worker=worker, state_file=state_file) as app:
-        if app.reloader is not None:
-            loop.add_signal_handler(signal.SIGHUP, app.reloader.ask)
-        logger.info("started", port=app.port, upstream=config.upstream.url, rules=[rule.name for rule in config.limits])
-        if lifeline is None:
-            greet(config, app.port)
-            sys.stderr.write("".join(f"WARNING: {warning}\n" for warning in app.store.warnings))
-        else:
-            lifeline.serving()
-        _calm_collector()
-        await stop.wait()
-        logger.info("draining", waiting=app.limiter.waiting)
-    if lifeline is not None:
-        lifeline.close()
-    logger.info("stopped")
-
-
-def _calm_collector() -> None:
-    """What start-up made lives for ever and is never looked through again; what requests make, seldom.
-
-    Requests free nearly all they make without the collector, and a full look through the caches would hold up an order.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)

@@ -200,7 +200,7 @@ class Attempts:
             self._telemetry.count_admitted(permit.reservation.charges, permit.admitted)
             if permit.waited_us:
                 story.waited_us += permit.waited_us
-                self._metrics.queue_wait.observe((), permit.waited_us)
+                self._metrics.queue_wait.observe((ask.descriptor.priority.name.lower(),), permit.waited_us)
         elif permit.why is Why.BAN:
             raise Banned
         return permit

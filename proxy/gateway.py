@@ -14,39 +14,30 @@ import itertools
 import secrets
 from typing import Final, Protocol
 
-import structlog
 from aiohttp import web
 from aiohttp.hdrs import ACCEPT_ENCODING, UPGRADE
 
-from policies.admission import Refused, RefuseWith
+from policies.admission import Refused
 from policies.caching import CandleQuery
 from policies.conditions import NONE as UNSAID
 from policies.conditions import Directives, tolerable
 from policies.descriptor import Descriptor
+from policies.traceparent import read as read_trace
 from proxy import errors, headers, told
 from proxy.answered import Answered
 from proxy.ask import Ask, read_ask
-from proxy.attempts import READS, Attempts
+from proxy.attempts import Attempts
 from proxy.body import BodyLimits
 from proxy.brought import Brought, Late
 from proxy.cache import Entry
 from proxy.clock import Clock
 from proxy.describe import Asked, Describer
 from proxy.egress import Egress
-from proxy.errors import (
-    BadClock,
-    Banned,
-    Broken,
-    BrokenAnswer,
-    Halted,
-    Malformed,
-    NotSent,
-    Unauthorized,
-    UpstreamError,
-)
+from proxy.errors import Banned, Broken, BrokenAnswer, Malformed, Unauthorized, UpstreamError
 from proxy.identity import Rejected
 from proxy.limiter import Limiter
 from proxy.lookup import Lookup
+from proxy.replies import Replies, limited_as
 from proxy.telemetry import Story, Telemetry
 from proxy.wire import Gone, Stream, Whole, head
 
@@ -87,14 +78,13 @@ class Gateway:
         self._door = door
         self._lookup = lookup
         self._attempts = attempts
-        self._egress = egress
+        self._replies = Replies(egress, telemetry, clock)
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._clock = clock
         self._body_limits = body_limits
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
-        self._log = structlog.get_logger()
 
     def adopt(self, describer: Describer) -> None:
         """After a reload. What has been described already goes on as it was understood."""
@@ -105,21 +95,10 @@ class Gateway:
         ours, and goes no further than the door."""
         story = Story(f"{self._prefix}{next(self._numbers):08x}", request.method, self._clock())
         request_id = story.request_id.encode()
+        if (traceparent := request.headers.get("traceparent")) is not None:
+            story.trace = read_trace(traceparent)
         try:
             return await self._answer(request, own, story, request_id)
-        except Malformed as error:
-            story.status, story.outcome = error.status, error.reason
-            return errors.malformed(error, request_id, self._clock() // 1000)
-        except Unauthorized as error:
-            story.status, story.outcome = 401, "unauthorized"
-            return errors.unauthorized(error, request_id, self._clock() // 1000)
-        except BadClock as error:
-            story.status, story.outcome = 200, error.reason
-            return errors.bad_clock(error, request_id, self._clock() // 1000)
-        except (Banned, Broken, Halted) as error:
-            return self._held_back(error, story, request_id)
-        except UpstreamError as error:
-            return self._failed(error, request.method in READS, story, request_id)
         except asyncio.CancelledError:
             story.outcome = "client-gone"
             raise
@@ -127,9 +106,7 @@ class Gateway:
             story.outcome = "client-gone"
             return Gone()
         except Exception as error:  # noqa: BLE001  # the last line before the client: no traceback may pass it
-            story.status, story.outcome = 500, "internal-error"
-            self._log.error("internal_error", id=story.request_id, error=type(error).__name__, at=_where(error))
-            return errors.internal(request_id)
+            return self._replies.failed(error, story, request_id)
         finally:
             self._telemetry.tell(story)
 
@@ -141,7 +118,7 @@ class Gateway:
         else:
             name = own.endpoint(request.raw_path)
             asked = self.describer.describe_own(name, request.method, request.raw_path, request.remote, request.headers)
-        story.endpoint, story.ip = asked.descriptor.endpoint, asked.descriptor.ip
+        story.descriptor, story.endpoint = asked.descriptor, asked.descriptor.endpoint
         if asked.refusal is not None:
             if isinstance(asked.refusal, Rejected):
                 raise Unauthorized(asked.refusal.detail, asked.refusal.challenge)
@@ -151,17 +128,17 @@ class Gateway:
 
         claim = asked.claim
         if claim.charges:  # the quotas that a client spends by asking, whether the exchange hears of it or not
-            self._metrics.limit_hits.counts[_limited_as(asked.descriptor)] += 1
+            self._metrics.limit_hits.counts[limited_as(asked.descriptor)] += 1
             spent = self._door.spend_now(claim)
             answer = await self._door.spend(claim) if spent is None else spent
             if isinstance(answer, Refused):
-                return self._limited(answer, asked.descriptor, story, request_id)
+                return self._replies.limited(answer, asked.descriptor, story, request_id)
             self._telemetry.count_admitted(claim.charges, answer)
 
         if own is not None:
             given = await own.answer(request, asked.descriptor, story, request_id)
             if isinstance(given, Refused):
-                return self._limited(given, asked.descriptor, story, request_id)
+                return self._replies.limited(given, asked.descriptor, story, request_id)
             return given
         if asked.kept is not None and (l1 := self._lookup.l1) is not None:
             said = told.said_in(request.headers)
@@ -178,6 +155,7 @@ class Gateway:
     ) -> web.StreamResponse:
         """Past the cache."""
         ask = await read_ask(request, asked, self._body_limits)
+        story.asked_bytes = len(ask.body)
         try:
             return await self._forward(ask, request, story, request_id)
         finally:
@@ -207,6 +185,7 @@ class Gateway:
             story.cache = "bypass"
             return await self._by_itself(asked, request, story, request_id)
         ask = await read_ask(request, asked, self._body_limits)
+        story.asked_bytes = len(ask.body)
         headers.fetch_for_all(ask.headers)
         try:
             return await self._brought(ask, asked, said, request, story, request_id)
@@ -245,7 +224,7 @@ class Gateway:
                 why = "limited" if isinstance(brought, Refused) else "stale-if-error"
                 return self._hit(entry, request, story, request_id, why)
         if isinstance(brought, Refused):
-            return self._limited(brought, ask.descriptor, story, request_id)
+            return self._replies.limited(brought, ask.descriptor, story, request_id)
         if isinstance(brought, Answered):
             return await self._pass_on(brought, request, story, request_id)
         answer, made = brought.answer, brought.entry
@@ -276,7 +255,7 @@ class Gateway:
         """By itself, past the cache."""
         answered = await self._attempts.send(ask, story)
         if isinstance(answered, Refused):
-            return self._limited(answered, ask.descriptor, story, request_id)
+            return self._replies.limited(answered, ask.descriptor, story, request_id)
         return await self._pass_on(answered, request, story, request_id)
 
     async def _pass_on(
@@ -336,53 +315,3 @@ class Gateway:
         if for_error and now_us >= entry.error_us:
             return False
         return tolerable(said, now_us - entry.stored_us, entry.expires_us - now_us)
-
-    def _limited(self, refused: Refused, descriptor: Descriptor, story: Story, request_id: bytes) -> Whole:
-        quota = refused.charge.quota
-        story.outcome, story.rule = f"limit-{refused.why}", quota.name
-        self._telemetry.count_refused(refused)
-        self._metrics.limit_blocks.labels(*_limited_as(descriptor)).inc()
-        story.status = 200 if quota.refuse_with is RefuseWith.BYBIT else 429
-        return errors.limited(refused, request_id, self._clock())
-
-    def _held_back(self, error: Banned | Broken | Halted, story: Story, request_id: bytes) -> Whole:
-        """Nothing is sent at present: not by anybody, or none of its kind."""
-        match error:
-            case Banned():
-                story.status, story.outcome = 403, "banned"
-                return errors.banned(self._egress.ban_left_us, request_id)
-            case Broken():
-                story.status, story.outcome = 503, "breaker-open"
-                return errors.broken(error, request_id)
-            case Halted():
-                story.status, story.outcome = 200, "trading-halted"
-                return errors.halted(request_id, self._clock() // 1000)
-
-    def _failed(self, error: UpstreamError, read: bool, story: Story, request_id: bytes) -> Whole:  # noqa: FBT001
-        """No answer of the exchange, or not all of it."""
-        story.source, story.outcome = "gateway", error.reason
-        if isinstance(error, NotSent):
-            story.status = 502
-            return errors.not_sent(error.reason, request_id)
-        if isinstance(error, BrokenAnswer) and read:
-            story.status = 502
-            return errors.broken_answer(error.reason, request_id)
-        story.status = 504
-        return errors.fate_unknown(error.reason, request_id, self._clock() // 1000, write=not read)
-
-
-def _limited_as(descriptor: Descriptor) -> tuple[str, str, str]:
-    """identifier_type, tier, endpoint: the labels of the limits' metrics."""
-    client = descriptor.client
-    kind = "ip" if client == descriptor.ip else "api_key" if client == descriptor.api_key else "client"
-    return kind, descriptor.tier or "none", descriptor.endpoint
-
-
-def _where(error: BaseException) -> str:
-    """file:line of a mistake, without its text: that may hold what the client sent."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return ""
-    return f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}"

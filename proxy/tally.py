@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 Labels = tuple[str, ...]
 
@@ -61,15 +62,28 @@ class TallyHistogram(Collector):
         self._labels = tuple(labels)
         self._bounds_us = tuple(bounds_us)
         self._series: dict[Labels, list[int]] = {}
+        self._exemplars: dict[tuple[Labels, int], Exemplar] = {}
         registry.register(self)
 
-    def observe(self, labels: Labels, value_us: int) -> None:
+    @property
+    def bounds_us(self) -> tuple[int, ...]:
+        return self._bounds_us
+
+    def counts(self) -> dict[Labels, list[int]]:
+        """Observations in each bucket and beyond the last, by labels, as they stand."""
+        return {labels: series[:-1] for labels, series in self._series.items()}
+
+    def observe(self, labels: Labels, value_us: int, trace_id: str = "") -> None:
+        """`trace_id`: where this very observation can be looked at; the latest of each bucket is shown."""
         series = self._series.get(labels)
         if series is None:
             # One place for each bucket, one for what lies beyond them, and the sum.
             series = self._series[labels] = [0] * (len(self._bounds_us) + 2)
-        series[bisect_left(self._bounds_us, value_us)] += 1
+        place = bisect_left(self._bounds_us, value_us)
+        series[place] += 1
         series[-1] += value_us
+        if trace_id:
+            self._exemplars[labels, place] = Exemplar({"trace_id": trace_id}, value_us / 1e6)
 
     def count(self, *labels: str) -> int:
         return sum(self._series.get(labels, [0])[:-1])
@@ -77,10 +91,13 @@ class TallyHistogram(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         for labels, series in self._series.items():
-            total, buckets = 0, []
-            for bound, count in zip([*(f"{us / 1e6:g}" for us in self._bounds_us), "+Inf"], series, strict=False):
+            total = 0
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+            bounds = [*(f"{us / 1e6:g}" for us in self._bounds_us), "+Inf"]
+            for place, (bound, count) in enumerate(zip(bounds, series, strict=False)):
                 total += count
-                buckets.append((bound, float(total)))
+                exemplar = self._exemplars.get((labels, place))
+                buckets.append((bound, float(total)) if exemplar is None else (bound, float(total), exemplar))
             family.add_metric(labels, buckets, sum_value=series[-1] / 1e6)
         yield family
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from policies import bybit
 from policies.admission import Admitted, Charge, Refused
-from policies.descriptor import Outcome
+from policies.descriptor import Descriptor, Outcome
+from policies.traceparent import Trace
 from proxy.clock import Clock
 from proxy.log import request_events
 from proxy.metrics import Metrics
@@ -19,7 +21,10 @@ class Story:
     """
 
     endpoint = "unknown"
-    ip = ""
+    descriptor: Descriptor | None = None
+    """Who asks and what, once that is understood."""
+    trace: Trace | None = None
+    """The trace that it belongs to, if its client has named one."""
     source = "gateway"
     """Who made the answer: exchange, cache or gateway."""
     status = 0
@@ -32,6 +37,10 @@ class Story:
     waited_us = 0
     upstream_us = 0
     body_bytes = 0
+    asked_bytes = 0
+    """Of the bodies of the answer and of the request."""
+    took_us = 0
+    """Known at the end."""
 
     def __init__(self, request_id: str, method: str, began_us: int) -> None:
         self.request_id = request_id
@@ -42,6 +51,8 @@ class Story:
 class Telemetry:
     def __init__(self, metrics: Metrics, clock: Clock) -> None:
         self.metrics = metrics
+        self.listeners: list[Callable[[Story], None]] = []
+        """Told of every request at its end, on the hot path: what they do is as short."""
         self._clock = clock
         self._write = request_events()
 
@@ -76,35 +87,65 @@ class Telemetry:
     def tell(self, story: Story) -> None:
         """The end of a request. On the hot path: tallies and plain values."""
         metrics = self.metrics
-        took_us = self._clock() - story.began_us
-        source = story.source
+        took_us = story.took_us = self._clock() - story.began_us
+        source, trace_id = story.source, "" if story.trace is None else story.trace.trace_id
         metrics.requests.counts[story.endpoint, _CLASSES.get(story.status // 100, "none"), source] += 1
-        metrics.added.observe((source,), took_us - story.waited_us - story.upstream_us)
-        if source == "gateway":
-            metrics.errors.labels(story.outcome or "none").inc()
-        event: dict[str, Any] = {
-            "id": story.request_id,
-            "method": story.method,
-            "endpoint": story.endpoint,
-            "ip": story.ip,
-            "status": story.status,
-            "source": source,
-            "took_us": took_us,
-            "bytes": story.body_bytes,
-        }
+        metrics.added.observe((source,), took_us - story.waited_us - story.upstream_us, trace_id)
+        metrics.response.observe((story.endpoint,), took_us, trace_id)
+        metrics.bytes.counts[_OUT] += story.body_bytes
         if source != "cache":
-            event["waited_us"] = story.waited_us
-            event["upstream_us"] = story.upstream_us
-            event["attempts"] = story.attempts
-            if story.ret_code is not None:
-                event["ret_code"] = story.ret_code
-            if story.outcome:
-                event["outcome"] = story.outcome
-            if story.rule:
-                event["rule"] = story.rule
-        if story.cache:
-            event["cache"] = story.cache
-        self._write(event)
+            metrics.bytes.counts[_IN] += story.asked_bytes
+            self._tell_errors(story)
+        for listener in self.listeners:
+            listener(story)
+        self._write(_event(story))
+
+    def _tell_errors(self, story: Story) -> None:
+        if story.source == "gateway":
+            self.metrics.errors.labels(story.outcome or "none").inc()
+        kind = _kind_of_error(story)
+        if kind:
+            self.metrics.error_rate.inc((kind, story.endpoint))
 
 
+def _kind_of_error(story: Story) -> str:
+    """Why a request did not end well; empty when it did. Words of a bounded set."""
+    if story.source == "gateway" or story.outcome:
+        return "" if story.outcome in _NO_ERROR else story.outcome or "none"
+    if story.status >= 400:
+        return "http-5xx" if story.status >= 500 else "http-4xx"
+    return "refused" if story.ret_code else ""
+
+
+def _event(story: Story) -> dict[str, Any]:
+    """What the log says of it."""
+    descriptor = story.descriptor
+    event: dict[str, Any] = {
+        "id": story.request_id,
+        "method": story.method,
+        "endpoint": story.endpoint,
+        "ip": "" if descriptor is None else descriptor.ip,
+        "status": story.status,
+        "source": story.source,
+        "took_us": story.took_us,
+        "bytes": story.body_bytes,
+    }
+    if story.source != "cache":
+        event["waited_us"] = story.waited_us
+        event["upstream_us"] = story.upstream_us
+        event["attempts"] = story.attempts
+        if story.ret_code is not None:
+            event["ret_code"] = story.ret_code
+        if story.outcome:
+            event["outcome"] = story.outcome
+        if story.rule:
+            event["rule"] = story.rule
+    if story.cache:
+        event["cache"] = story.cache
+    return event
+
+
+_IN: Final = ("in",)
+_OUT: Final = ("out",)
+_NO_ERROR: Final = frozenset({"client-gone", "only-if-cached"})
 _CLASSES = {1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}

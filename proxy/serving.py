@@ -1,0 +1,58 @@
+"""Runs a gateway as a process: signals, greeting, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+
+import structlog
+
+from policies.routing import RouteTable
+from proxy.app import App
+from proxy.banner import greet
+from proxy.config import Config
+from proxy.log import Sink
+from proxy.reload import Source
+from proxy.siblings import Lifeline, Worker
+
+
+async def serve(config: Config, routes: RouteTable, sink: Sink, source: Source, worker: Worker | None = None) -> None:
+    """Run until SIGTERM or SIGINT; load the configuration again on SIGHUP, and when its file has changed.
+
+    A worker leaves it to its parent to greet, and ends with it.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    lifeline = None if worker is None else Lifeline(worker, stop.set)
+    logger = structlog.get_logger()
+    # A port of the system's choice is for trials: they leave nothing behind, and begin with nothing.
+    state_file = config.store.state_file if config.listen.port else None
+    async with App(config, routes, sink=sink, source=source, worker=worker, state_file=state_file) as app:
+        if app.reloader is not None:
+            loop.add_signal_handler(signal.SIGHUP, app.reloader.ask)
+        logger.info("started", port=app.port, upstream=config.upstream.url, rules=[rule.name for rule in config.limits])
+        if lifeline is None:
+            greet(config, app.port)
+            sys.stderr.write("".join(f"WARNING: {warning}\n" for warning in app.store.warnings))
+        else:
+            lifeline.serving()
+        _calm_collector()
+        await stop.wait()
+        logger.info("draining", waiting=app.limiter.waiting)
+    if lifeline is not None:
+        lifeline.close()
+    logger.info("stopped")
+
+
+def _calm_collector() -> None:
+    """What start-up made lives for ever and is never looked through again; what requests make, seldom.
+
+    Requests free nearly all they make without the collector, and a full look through the caches would hold up an order.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
