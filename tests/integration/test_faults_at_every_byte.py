@@ -292,7 +292,8 @@ def is_slow(told: Told) -> bool:
 
     That is the truth, too. `hiccups` counts them, so that it cannot become the rule.
     """
-    return told.answer is not None and is_fate_unknown(told.answer) and told.took_s >= READ_S
+    answer = told.answer
+    return answer is not None and is_fate_unknown(answer) and answer.get("X-Gateway") == "upstream-timeout"
 
 
 def hiccups(cases: Sequence[Case], told: dict[str, Told]) -> int:
