@@ -1,7 +1,7 @@
 # Everything a user or a contributor runs. `make run` and `make test` need python3 (3.11 or newer) and make, nothing else:
 # what is missing is installed into .venv, and Debian packages that only the tests use through apt when we may.
 
-.PHONY: run demo test test-deep check format bench lock clean
+.PHONY: run demo test test-deep check format bench dashboards lock clean
 
 PY := .venv/bin/python
 CONFIG ?= config.yaml
@@ -13,11 +13,11 @@ demo: .venv/.dev
 	$(PY) -m bench.demo
 
 test: .venv/.dev
-	deploy/install-packages node npm redis-server postgres
+	deploy/install-packages node npm redis-server postgres chromium prometheus promtool prometheus-alertmanager amtool
 	$(PY) -m pytest -n 2 --dist worksteal
 
 test-deep: .venv/.dev
-	deploy/install-packages node npm redis-server postgres
+	deploy/install-packages node npm redis-server postgres chromium prometheus promtool prometheus-alertmanager amtool
 	HYPOTHESIS_PROFILE=deep $(PY) -m pytest -n 2 --dist worksteal --timeout 3600
 
 check: .venv/.dev
@@ -27,6 +27,7 @@ check: .venv/.dev
 	.venv/bin/lint-imports
 	$(PY) -m proxy check --config config.yaml
 	$(PY) -m proxy schema --check
+	$(PY) -m proxy metrics --check
 
 format: .venv/.dev
 	.venv/bin/ruff format .
@@ -35,6 +36,10 @@ format: .venv/.dev
 bench: .venv/.bench
 	deploy/install-packages nginx wrk
 	.venv/bench/bin/python -m bench $(ARGS)
+
+# What Grafana shows and docs/dashboards.md, out of tools/dashboards.
+dashboards: .venv/.dev
+	$(PY) -m tools.dashboards
 
 # The lock files: every version and hash, no registry address. Needs uv (`pip install uv`).
 LOCK := uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --python-version 3.11 -q

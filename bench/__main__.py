@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bench import answers, batch, contenders, fleet, inprocess, load, shared
+from bench import answers, batch, contenders, fleet, inprocess, load, record, shared
 from bench.contenders import Contender, ContenderFailed, Lab
 from bench.report import Rates, Report, Row
 
 _HIT_BAR: Final = 0.60
 _PASS_BAR: Final = 3.0
 _SERVED: Final = ("hit", "pass", "latency")
-_ROWS: Final = (*_SERVED, "admission", "store", "batch", "fleet", "rest")
+_ROWS: Final = (*_SERVED, "admission", "record", "store", "batch", "fleet", "rest")
 
 Start = Callable[[Lab], AbstractContextManager[Contender]]
 
@@ -92,6 +92,11 @@ class Run:
     def admission(self) -> None:
         with contenders.on_cpu(self.lab.server_cpu):
             inprocess.measure(self.report, self.rounds, self.seconds)
+
+    def record(self) -> None:
+        """What telling of a request costs."""
+        with contenders.on_cpu(self.lab.server_cpu):
+            record.measure(self.report, self.rounds, self.seconds)
 
     def store(self) -> None:
         """Redis has the other processor, as it would on another machine."""
@@ -173,6 +178,8 @@ def _measure(run: Run, chosen: Sequence[str]) -> None:
             run.report.failed.append(("upstream", str(error)))
     if "admission" in chosen:
         _one(run, "admission", run.admission)
+    if "record" in chosen:
+        _one(run, "record", run.record)
     for row, measure in (("store", run.store), ("rest", run.rest)):
         if row in chosen and (why := shared.missing()) is not None:
             run.report.skipped.append((row, why))

@@ -61,6 +61,7 @@ async def main() -> int:
             print("\nStill running. Try:")
             print(f"  curl -si 'http://127.0.0.1:{options.port}{KLINES}'")
             print(f"  curl -s http://127.0.0.1:{options.port}/gateway/limits")
+            print(f"  http://127.0.0.1:{options.port}/gateway/    # in a browser: all of it, live")
             print(f"  curl -s {control}/stats          # the exchange's own books")
             print("Ctrl-C ends it.")
             await trickle(session, stop)

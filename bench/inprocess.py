@@ -143,7 +143,7 @@ def _checked() -> Callable[[], Awaitable[None]]:
     request = _Request("GET", KLINE_TARGET, "127.0.0.1", CIMultiDictProxy(headers))
 
     door = app.door
-    describe = app.gateway._describer.describe  # noqa: SLF001  # the steps, without the server
+    describe = app.gateway.describer.describe  # the steps, without the server
 
     async def batch() -> None:
         for _ in range(_BATCH):

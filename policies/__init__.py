@@ -21,6 +21,7 @@ A request is asked about in this order:
     trading.py     is it one that the trade switch stops?
     circuit.py     does the upstream work?     retry.py   may it be sent again?
     ban.py         may anything be sent?       throttle.py   how much, while the exchange protects itself?
+    health.py      how do the exchange, Redis and the archive fare, and is the gateway ready?
     drift.py       what differs between rules, published table and reality
     caching.py     may it be answered from the cache, under which key, for how long?
       candles.py     what the exchange's intervals mean on the calendar

@@ -12,7 +12,7 @@ from policies.caching import CandleLifetimes
 from policies.identity_schema import Mistakes
 from policies.quantities import duration_text, size_text
 from policies.resilience_schema import Percent
-from policies.routing import OWN, RouteTable
+from policies.routing import OWN, STREAMS, RouteTable
 from policies.schema import DurationUs, EndpointWords, PositiveDurationUs, Section, SizeBytes
 from policies.secret_text import SharedSecret
 from policies.store_url import StoreAddress, StoreKind
@@ -43,6 +43,8 @@ class CacheRuleSection(Section):
         routes: RouteTable | None = (info.context or {}).get("routes")
         if not OWN.isdisjoint(value):
             raise ValueError(f"can never be kept: {min(OWN & frozenset(value))} is a page of the gateway's own")
+        if not STREAMS.isdisjoint(value):
+            raise ValueError(f"can never be kept: {min(STREAMS & frozenset(value))} is a WebSocket stream")
         for route in () if routes is None else (*routes.routes, routes.unknown):
             if route.endpoint in value and (why := why_never_kept(route)) is not None:
                 raise ValueError(f"can never be kept: {why}")

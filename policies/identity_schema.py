@@ -43,7 +43,7 @@ Hash = Callable[[str], str]
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SECRETIVE: Final = frozenset({"hash_key", "accounts", "tokens", "jwt", "assign"})
 _SECRETS: Final = frozenset(
-    {("admin", "token"), ("store",), ("store", "url"), ("store", "password")}
+    {("admin",), ("admin", "token"), ("admin", "port"), ("store",), ("store", "url"), ("store", "password")}
     | {("cache", "l2"), ("cache", "l2", "url"), ("cache", "l2", "secret")}
     | {("archive",), ("archive", "url"), ("archive", "password")}
 )

@@ -7,7 +7,7 @@ from typing import Final
 
 from policies import target
 from policies.admission import Match
-from policies.routing import OWN, UNKNOWN, Access, Route, RouteTable
+from policies.routing import OWN, STREAMS, UNKNOWN, Access, Route, RouteTable
 
 _FEW: Final = 4
 
@@ -18,7 +18,7 @@ def never_matches(match: Match, routes: RouteTable) -> str | None:
         return "CONNECT is refused before any rule is asked"
     if match.path is not None and all(_unreachable(path) for path in match.path):
         return f"{_some(match.path)} is no path that a forwarded request can have"
-    if match.endpoint is None or UNKNOWN in match.endpoint or not OWN.isdisjoint(match.endpoint):
+    if match.endpoint is None or UNKNOWN in match.endpoint or not (OWN | STREAMS).isdisjoint(match.endpoint):
         return None
     named = [route for route in routes.routes if route.endpoint in match.endpoint]
     names = _some(route.endpoint for route in named)
@@ -37,6 +37,10 @@ def never_matches(match: Match, routes: RouteTable) -> str | None:
 def only_own(endpoints: Iterable[str] | None) -> str | None:
     """Why nothing of that is ever sent to the exchange, in words for the operator; None when something is."""
     named = frozenset(endpoints or ())
+    if named and named <= STREAMS:
+        return (
+            f"{_some(named)} is a WebSocket stream: the exchange's bounds on those stand in streams.new and .concurrent"
+        )
     if not named or not named <= OWN:
         return None
     return (

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from policies import stream_paths
 from policies.quantities import Rate
 
 UNKNOWN: Final = "unknown"
@@ -19,6 +20,9 @@ UNKNOWN: Final = "unknown"
 
 OWN: Final = frozenset({"marketdata-batch", "marketdata-klines", "openapi", "prices"})
 """Pages that the gateway makes itself of public data (docs/marketdata.md). Rules that count requests may name them."""
+
+STREAMS: Final = frozenset({*stream_paths.STREAMS.values(), stream_paths.UNLISTED})
+"""WebSocket streams of the exchange. Rules that count requests may name them: a connection is one."""
 
 
 class Access(StrEnum):
@@ -59,7 +63,7 @@ class RouteTable:
         """Build the table; two routes with one name or one place are a mistake in it."""
         listed = tuple(routes)
         by_place: dict[tuple[str, str], Route] = {}
-        names: set[str] = {UNKNOWN, *OWN}
+        names: set[str] = {UNKNOWN, *OWN, *STREAMS}
         for route in listed:
             place = (route.method, route.path)
             if place in by_place:
@@ -77,7 +81,7 @@ class RouteTable:
 
     def endpoints(self) -> frozenset[str]:
         """All names that a rule may use."""
-        return frozenset(route.endpoint for route in self.routes) | {UNKNOWN} | OWN
+        return frozenset(route.endpoint for route in self.routes) | {UNKNOWN} | OWN | STREAMS
 
     def groups(self) -> frozenset[str]:
         return frozenset(route.group for route in self.routes) | {self.unknown.group}

@@ -24,10 +24,13 @@
     stream         candles that come by themselves             (stream_link: one connection while it stands)
     headers, body, coding, wire    the bytes of a message
     errors         what the gateway answers itself
-    admin          health, metrics, limits, the trade switch   (drift: the report)
+    admin          metrics, limits, the trade switch           (drift: the report)
+    health         alive, ready, and how all that it depends on fares   (exchange_health: one question; pulse: noted)
     marketdata/  the convenience API: candles beyond a page, several symbols, prices     (inner: asks for public data)
     telemetry    one event per request                     (metrics, log)
+      tracing        spans of requests that are traced       (steps, spans, span_export: noted, made, delivered)
     siblings     workers read each other's metrics         (combined: several processes on one page)
+    exposition   metrics as text, in two formats
 
 Imports point downwards only; `make check` enforces it. Decisions are made in policies/.
 """

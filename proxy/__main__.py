@@ -29,12 +29,14 @@ from proxy.download import command as download_command
 from proxy.download.run import download
 from proxy.explain import Question, explain
 from proxy.explanation import as_json, as_text
+from proxy.metrics.page import as_markdown
 from proxy.reload import Source
 from proxy.siblings import Worker
 from proxy.workers import Workers, drain_seconds, objection_of
 
 _DEFAULT_FILE: Final = Path("config.yaml")
 _SCHEMA_FILE: Final = Path("config.schema.json")
+_METRICS_FILE: Final = Path("docs/metrics.md")
 _BAD_CONFIG: Final = 2
 _REFUSED: Final = 1
 
@@ -43,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     routes = load_routes()
     if options.command == "schema":
-        return _schema(routes, check=options.check)
+        return _made(_SCHEMA_FILE, config_schema(routes), options)
+    if options.command == "metrics":
+        return _made(_METRICS_FILE, as_markdown().encode(), options)
     source = Source(_file(options.config), os.environ, routes)
     try:
         config = source.load()
@@ -147,15 +151,15 @@ def _usage(gateway: str, config: Config) -> list[Mapping[str, Any]]:
         return rows
 
 
-def _schema(routes: RouteTable, *, check: bool) -> int:
-    schema = config_schema(routes)
-    if not check:
-        sys.stdout.write(schema.decode())
+def _made(file: Path, made: bytes, options: argparse.Namespace) -> int:
+    """Print what is made from the code, or check that the file in the repository still is that."""
+    if not options.check:
+        sys.stdout.write(made.decode())
         return 0
-    if _SCHEMA_FILE.exists() and _SCHEMA_FILE.read_bytes() == schema:
+    if file.exists() and file.read_bytes() == made:
         return 0
-    print(f"{_SCHEMA_FILE} is out of date: python -m proxy schema > {_SCHEMA_FILE}", file=sys.stderr)
-    return 1
+    print(f"{file} is out of date: python -m proxy {options.command} > {file}", file=sys.stderr)
+    return _REFUSED
 
 
 def _file(given: Path | None) -> Path | None:
@@ -186,6 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     download_command.add_to(commands, common)
     schema = commands.add_parser("schema", help="print the JSON Schema of the configuration, for editors")
     schema.add_argument("--check", action="store_true", help=f"print nothing; exit 1 if {_SCHEMA_FILE} differs")
+    metrics = commands.add_parser("metrics", help="print the page about all metrics, in Markdown")
+    metrics.add_argument("--check", action="store_true", help=f"print nothing; exit 1 if {_METRICS_FILE} differs")
     parser.set_defaults(command="run")
     parser.add_argument("--config", type=Path, metavar="FILE", default=None, help=argparse.SUPPRESS)
     return parser

@@ -1,4 +1,5 @@
-"""The gateway's own pages: health, metrics, limits. Never limited, never forwarded, never dependent on the exchange."""
+"""The gateway's own pages: metrics, limits, and what other rooms show. Never limited, never forwarded, never dependent
+on the exchange."""
 
 from __future__ import annotations
 
@@ -7,21 +8,19 @@ import hmac
 import itertools
 import math
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final, TypeVar
 
 import orjson
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from policies.admission import WHOLE
 from policies.trading import TradingMode
 from proxy import combined, errors
-from proxy.breaker import Breaker
-from proxy.caches import Caches
 from proxy.clock import Clock
 from proxy.drift import Drift
 from proxy.egress import Egress, Trading
+from proxy.exposition import form_for
 from proxy.limiter import Limiter
 from proxy.metrics import Metrics
 from proxy.readings import Readings
@@ -31,6 +30,7 @@ from proxy.wire import Whole, head
 
 Page = Callable[[], Awaitable[tuple[int, bytes, bytes]]]
 """Status, content type, body."""
+W = TypeVar("W", bound=str | bool)
 Handler = Callable[[web.BaseRequest, bytes], Awaitable[web.StreamResponse]]
 """Of a request and the id that its answer shall name."""
 
@@ -39,6 +39,7 @@ _PATIENCE_S: Final = 5.0
 _JSON: Final = b"application/json; charset=utf-8"
 _LIMITS: Final = "/gateway/limits"
 _TRADING: Final = "/gateway/trading"
+_METRICS: Final = ("/metrics", "/health/metrics", "/api/v1/health/metrics")
 _RESERVED: Final = ("/gateway", "/health", "/metrics", "/api/v1/health", "/api/v1/metrics")
 
 
@@ -55,9 +56,7 @@ class Admin:
         metrics: Metrics,
         store: Store,
         limiter: Limiter,
-        caches: Caches,
         egress: Egress,
-        breaker: Breaker,
         drift: Drift,
         clock: Clock,
         token: str | None = None,
@@ -66,34 +65,24 @@ class Admin:
         self._metrics = metrics
         self._store = store
         self._limiter = limiter
-        self._caches = caches
         self._egress = egress
-        self._breaker = breaker
         self._drift = drift
         self.config_state: Callable[[], dict[str, object]] | None = None
         self.siblings: Siblings | None = None
         self._clock = clock
         self._token = None if token is None else token.encode()
-        self._began_us = clock()
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
-        self.ready = False
-        pages: dict[str, Page] = {
-            "/health": self._health,
-            "/health/live": self._live,
-            "/health/liveness": self._live,
-            "/health/ready": self._readiness,
-            "/health/readiness": self._readiness,
-            "/health/metrics": self._show_metrics,
-        }
+        self._ready = False
+        self._free: set[str] = set()
+        self.drains = False
+        self.draining: list[Callable[[], None]] = []
+        """Called when the drain begins."""
         self._pages: dict[str, Page] = {
-            **pages,
-            **{f"/api/v1{path}": page for path, page in pages.items()},
-            "/metrics": self._show_metrics,
             _LIMITS: self._limits,
             _TRADING: self._trading,
         }
-        self._handlers: dict[str, Handler] = {_TRADING: self._switch}
+        self._handlers: dict[str, Handler] = {_TRADING: self._switch, **dict.fromkeys(_METRICS, self._metrics_page)}
 
     def show(self, path: str, page: Page) -> None:
         """A further page that can be read."""
@@ -102,6 +91,22 @@ class Admin:
     def serve(self, path: str, handler: Handler) -> None:
         """A further page whose handler answers itself, whatever the method."""
         self._handlers[path] = handler
+
+    def free(self, path: str) -> None:
+        """A page of which everybody may see everything, token or not."""
+        self._free.add(path)
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
+    @ready.setter
+    def ready(self, ready: bool) -> None:
+        self.drains = self._ready and not ready
+        self._ready = ready
+        if self.drains:
+            for tell in self.draining:
+                tell()
 
     def owns(self, raw_target: str) -> bool:
         """Whether a target is the gateway's own. Such targets are never forwarded, known or not."""
@@ -118,6 +123,9 @@ class Admin:
         page = self._drifting if path == _LIMITS and "drift=1" in query.split("&") else self._pages.get(path)
         if page is None:
             return errors.plain(404, "not-found", "The gateway has no such page.", request_id)
+        return await self._shown(request, request_id, page)
+
+    async def _shown(self, request: web.BaseRequest, request_id: bytes, page: Page) -> Whole:
         if request.method not in {"GET", "HEAD"}:
             return errors.plain(405, "method-not-allowed", "This page can only be read.", request_id)
         status, content_type, body = await page()
@@ -134,63 +142,44 @@ class Admin:
         """Health and metrics are for probes and scrapers; what tells of clients needs the token, when there is one."""
         if self._token is None or not request.raw_path.startswith("/gateway"):
             return True
+        if request.raw_path.partition("?")[0] in self._free:
+            return True
         kind, _, given = request.headers.get("Authorization", "").partition(" ")
         return kind.lower() == "bearer" and hmac.compare_digest(
             given.strip().encode("utf-8", "surrogateescape"), self._token
         )
 
-    async def _live(self) -> tuple[int, bytes, bytes]:
-        """The process answers: that is all that liveness means."""
-        return 200, _JSON, _json({"status": "alive"})
-
-    async def _readiness(self) -> tuple[int, bytes, bytes]:
-        if self._egress.banned:
-            return 503, _JSON, _json({**self._egress.status(), "status": "not ready", "reason": "banned"})
-        if self.ready:
-            return 200, _JSON, _json({"status": "ready"})
-        return 503, _JSON, _json({"status": "not ready", "reason": "starting or draining"})
-
-    async def _health(self) -> tuple[int, bytes, bytes]:
-        body = {
-            "status": self._status(),
-            "uptime_s": (self._clock() - self._began_us) // 1_000_000,
-            "waiting": self._limiter.waiting,
-            "store": self._store.status(),
-            "egress": self._egress.status(),
-            "breaker": self._breaker.state.name.lower(),
-            **self._caches.status(),
-            "config": None if self.config_state is None else self.config_state(),
-        }
-        if self.siblings is not None:
-            gathered = await self.siblings.gathered()
-            body["workers"] = {"expected": gathered.expected, "up": gathered.up}
-        return 200, _JSON, _json(body)
-
-    def _status(self) -> str:
-        if not self.ready:
-            return "draining"
-        return "banned" if self._egress.banned else "ok"
-
     async def _trading(self) -> tuple[int, bytes, bytes]:
         return 200, _JSON, _json({"mode": self._egress.trading.mode.value})
 
-    async def _switch(self, request: web.BaseRequest, request_id: bytes) -> Whole:
-        """Set the trade switch. Who may is who has the token: without one nobody is known to be allowed."""
+    async def wanted(
+        self, request: web.BaseRequest, request_id: bytes, subject: str, field: str, words: Collection[W]
+    ) -> W | Whole:
+        """What `field` of the body shall be set to, one of `words`; or the answer to who says something else, or may
+        not. Who may is who has the token: without one nobody is known to be allowed."""
         if self._token is None:
-            remedy = "The trade switch needs a token: set admin.token, and send it as Authorization: Bearer ..."
+            remedy = f"{subject} needs a token: set admin.token, and send it as Authorization: Bearer ..."
             return errors.plain(403, "no-admin-token", remedy, request_id)
         try:
-            mode = TradingMode(orjson.loads(await _short_body(request))["mode"])
+            word = orjson.loads(await _short_body(request))[field]
         except (ValueError, KeyError, TypeError, TimeoutError):
-            words = " or ".join(f'{{"mode": "{mode.value}"}}' for mode in TradingMode)
-            return errors.plain(400, "bad-mode", f"Expected {words}.", request_id)
+            word = None
+        for each in words:
+            if type(each) is type(word) and each == word:
+                return each
+        expected = " or ".join(f'{{"{field}": {orjson.dumps(each).decode()}}}' for each in words)
+        return errors.plain(400, f"bad-{field}", f"Expected {expected}.", request_id)
+
+    async def _switch(self, request: web.BaseRequest, request_id: bytes) -> Whole:
+        """Set the trade switch."""
+        word = await self.wanted(request, request_id, "The trade switch", "mode", [mode.value for mode in TradingMode])
+        if isinstance(word, Whole):
+            return word
         # Whatever clock the last word was set by: this one is later.
-        trading = Trading(mode, max(self._clock(), self._egress.trading.set_us + 1))
+        trading = Trading(TradingMode(word), max(self._clock(), self._egress.trading.set_us + 1))
         self._egress.hear_trading(trading)
         await self._store.news.switch(trading)
-        body = _json({"mode": self._egress.trading.mode.value})
-        lines = [(b"Content-Type", _JSON), (b"X-Gateway", b"own-page"), (b"X-Request-Id", request_id)]
-        return Whole(head(200, [*lines, (b"Content-Length", b"%d" % len(body))]), body)
+        return is_now({"mode": self._egress.trading.mode.value}, request_id)
 
     async def _drifting(self) -> tuple[int, bytes, bytes]:
         """What the rules say, what is published, and what the exchange really allows."""
@@ -232,18 +221,30 @@ class Admin:
             }
         return row
 
-    async def _show_metrics(self) -> tuple[int, bytes, bytes]:
-        if self.siblings is None:
-            await self._readings.take()
-            page = generate_latest(self._metrics.registry)
-        else:
-            page = combined.page((await self.siblings.gathered()).with_workers())
-        return 200, CONTENT_TYPE_LATEST.encode(), page
+    async def _metrics_page(self, request: web.BaseRequest, request_id: bytes) -> Whole:
+        form = form_for(",".join(request.headers.getall("Accept", ())))
+
+        async def page() -> tuple[int, bytes, bytes]:
+            if self.siblings is None:
+                await self._readings.take()
+                registry = self._metrics.registry
+            else:
+                registry = combined.registry_of((await self.siblings.gathered()).with_workers())
+            return 200, form.content_type, form.write(registry)
+
+        return await self._shown(request, request_id, page)
 
     async def reading(self) -> combined.Reading:
         """The metrics of this process as they stand."""
         await self._readings.take()
         return combined.read(self._metrics.registry)
+
+
+def is_now(state: dict[str, Any], request_id: bytes) -> Whole:
+    """The answer to who has changed it."""
+    body = _json(state)
+    lines = [(b"Content-Type", _JSON), (b"X-Gateway", b"own-page"), (b"X-Request-Id", request_id)]
+    return Whole(head(200, [*lines, (b"Content-Length", b"%d" % len(body))]), body)
 
 
 def reserved(raw_target: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Final, Self
 
 import structlog
 from aiohttp import web
+from aiohttp.hdrs import UPGRADE
 from multidict import CIMultiDict
 
 from policies import bybit
@@ -46,6 +47,7 @@ from proxy.tasks import TaskOwner
 from proxy.telemetry import Telemetry
 from proxy.upstream import Upstream
 from proxy.watch import Rooms, Watch
+from proxy.websocket import Websockets
 
 _DRAIN_MARGIN_S: Final = 2.0
 
@@ -149,6 +151,14 @@ class App:
         self.marketdata = Marketdata.over(
             self.caches, self.metrics, self.tasks, self.clock, sleep, parallel=config.candles.parallel
         )
+        self.websockets = Websockets(
+            config,
+            limiter=self.limiter,
+            egress=self.egress,
+            metrics=self.metrics,
+            clock=self.clock,
+            sharers=self._sharers,
+        )
         drift = Drift(self._routes, lambda: self._config.quotas(Counts.UPSTREAM))
         self.readings = Readings(
             metrics=self.metrics,
@@ -165,9 +175,7 @@ class App:
             metrics=self.metrics,
             store=self.store,
             limiter=self.limiter,
-            caches=self.caches,
             egress=self.egress,
-            breaker=self.breaker,
             drift=drift,
             clock=self.clock,
             token=None if config.admin.token is None else config.admin.token.get_secret_value(),
@@ -228,6 +236,7 @@ class App:
             limiter.adopt(_bounds(config), self._all_quotas())
         self.caches.adopt(config)
         self.watch.adopt(config)
+        self.websockets.adopt(config)
         self.marketdata.desk.parallel = config.candles.parallel
         self.gateway.adopt(describer)
         log.adopt(config.log.level, config.log.format)
@@ -246,6 +255,7 @@ class App:
             stack.push_async_callback(self.loops.close)
             stack.push_async_callback(self.tasks.close)
             stack.push_async_callback(self._finish_sent)
+            stack.push_async_callback(self.websockets.close)
             self.loops.spawn(self.limiter.run(), "dispatcher")
             self.loops.spawn(self.door.run(), "door-dispatcher")
             self.loops.spawn(self.probation.run(), "probation")
@@ -260,6 +270,7 @@ class App:
             if self.admin.siblings is not None:
                 await stack.enter_async_context(self.admin.siblings)
             await self._listen(stack)
+            stack.callback(self.websockets.drain)
             self._exit = stack.pop_all()
         self.admin.ready = True
         return self
@@ -283,7 +294,7 @@ class App:
 
     def _all_quotas(self) -> list[Quota]:
         stated = [quota for counts in Counts for quota in self._config.quotas(counts)]
-        return [*stated, *self._config.learned(self._routes).values()]
+        return [*stated, self._config.streams.quota(), *self._config.learned(self._routes).values()]
 
     def _upstream_rules(self) -> Rulebook:
         return Rulebook(self._config.quotas(Counts.UPSTREAM), self._config.learned(self._routes))
@@ -322,6 +333,8 @@ class App:
         return self.admin.handle(request) if own else self._traffic(request)
 
     def _traffic(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        if UPGRADE in request.headers and request.headers[UPGRADE].lower() == "websocket":
+            return self.gateway.handle(request, self.websockets)
         return self.gateway.handle(request, self.marketdata if owns(request.raw_path) else None)
 
     def _drain_seconds(self) -> float:

@@ -31,6 +31,8 @@ class Ask(NamedTuple):
     """When it was signed, on the client's clock."""
     max_wait_us: int | None = None
     """How long the client is willing to wait."""
+    once: bool = False
+    """Not again, whatever goes wrong."""
 
 
 async def read_ask(request: web.BaseRequest, asked: Asked, limits: BodyLimits) -> Ask:

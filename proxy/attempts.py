@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeGuard
 
@@ -16,19 +17,22 @@ from policies import bybit, retry, trading
 from policies.admission import Charge, Quota, Refused, RefuseWith, Rulebook, Why
 from policies.descriptor import Descriptor
 from policies.orders import is_batch
+from policies.priority import Priority
 from policies.retry import Failure, RetryBudget, RetryRules
 from policies.skew import Clock as Verdict
 from policies.skew import Skew
+from proxy import errors
 from proxy.answered import Answered, read_through
 from proxy.ask import Ask
 from proxy.breaker import Breaker, Tried
 from proxy.clock import Clock, Sleep
 from proxy.describe import claim_of
 from proxy.egress import Egress
-from proxy.errors import BadClock, Banned, Broken, BrokenAnswer, FateUnknown, Halted, NotSent, UpstreamError
+from proxy.errors import BadClock, Banned, Broken, BrokenAnswer, FateUnknown, Halted, NotSent, Shed, UpstreamError
 from proxy.lanes import OrderGate, Passage
 from proxy.limiter import Limiter, Permit
 from proxy.observer import Observer
+from proxy.pulse import UpstreamPulse
 from proxy.tasks import TaskOwner
 from proxy.telemetry import Story, Telemetry
 from proxy.upstream import Upstream
@@ -40,6 +44,8 @@ AFTER_THE_CLIENT: Final = "after-the-client"
 """The name of tasks that wait for an answer nobody else waits for."""
 _GRACE_S: Final = 1.0
 """A request whose answer never came may still be on its way: its permit is held that much longer."""
+_NOTABLE_US: Final = 1_000
+"""Less than that is no wait."""
 _ORDER_LANE: Final = Charge(Quota("order-lane", 1, 1_000_000, (), refuse_with=RefuseWith.BYBIT), ("order-lane",), 1)
 """To blame when a request that must not be overtaken is not answered in time."""
 
@@ -65,9 +71,13 @@ class Attempts:
         self.retries = retries
         self.sending: Callable[[], None] = _nothing
         """Called for every request that is sent."""
+        self.sheds: Callable[[Priority], bool] = lambda _: False
+        """Whether requests of a class are turned away for want of strength."""
         self.max_wait_us = max_wait_us
         self.gate = OrderGate(clock)
         self.skew = Skew()
+        self.pulse = UpstreamPulse(clock)
+        """What is heard of the exchange, and what should have been."""
         self._budget = RetryBudget()
         self._limiter = limiter
         self._upstream = upstream
@@ -85,6 +95,7 @@ class Attempts:
         """The exchange's answer, or why there is none; raises what proxy/errors.py names."""
         now_us = self._clock()
         self._may_be_sent(ask)
+        self._shed((story.descriptor or ask.descriptor).priority)
         self._judge_clock(ask, now_us)
         until_us = self._until(ask, story.began_us)
         self._budget.pay_in(self.retries.budget_percent)
@@ -93,6 +104,8 @@ class Attempts:
         passage = await self.gate.enter(ask.descriptor.api_key, ask.operations, until_us)
         held_us = self._clock() - now_us
         story.waited_us += held_us
+        if story.steps is not None and held_us >= _NOTABLE_US:
+            story.steps.wait("order-lane", now_us, now_us + held_us)
         if passage is None:
             return Refused(Why.DEADLINE, _ORDER_LANE, held_us)
         return await self._until_answered(ask, until_us, story, passage)
@@ -106,9 +119,17 @@ class Attempts:
             raise Halted
         self._breaker.may_pass(descriptor)
 
+    def _shed(self, priority: Priority) -> None:
+        """On arrival only: what has waited for its turn has been paid for. The class is that of who asks: what has to
+        be fetched for him may be of another."""
+        if self.sheds(priority):
+            self._metrics.shed.labels(priority.name.lower()).inc()
+            raise Shed
+
     def may_send(self, descriptor: Descriptor) -> bool:
         """Whether anything is sent at present to where this goes."""
-        return not self._egress.banned and self._breaker.wait_us(descriptor) == 0
+        idle = self._egress.banned or self.sheds(descriptor.priority)
+        return not idle and self._breaker.wait_us(descriptor) == 0
 
     def _judge_clock(self, ask: Ask, now_us: int) -> None:
         """Refuse at once what the exchange would certainly refuse: only the client can sign again."""
@@ -178,25 +199,33 @@ class Attempts:
 
     async def _again(self, failure: Failure, counted: int, ask: Ask, until_us: int, story: Story) -> bool:
         """Whether to send it once more, after the pause that belongs to it."""
-        if counted >= self.retries.attempts or self.retries.attempts == 1:
+        if ask.once or counted >= self.retries.attempts or self.retries.attempts == 1:
             return False
         if not retry.may_repeat(failure, read=ask.descriptor.method in READS) or self._egress.banned:
             return False
         chance = random.randrange(1_000_000)  # noqa: S311  # so that not all come back at once
         pause_us = retry.pause_us(failure, max(1, counted), self.retries, chance)
-        if self._clock() + pause_us >= until_us or not self._budget.spend(failure):
+        now_us = self._clock()
+        if now_us + pause_us >= until_us or not self._budget.spend(failure):
             return False
         self._metrics.retries.labels(story.endpoint, failure.value).inc()
         if pause_us:
             story.waited_us += pause_us
+            if story.steps is not None:
+                story.steps.wait("pause", now_us, now_us + pause_us)
             await self._sleep(pause_us / 1e6)
         return True
 
     async def _acquire(self, ask: Ask, until_us: int, story: Story) -> Permit | Refused:
         claim = claim_of(ask.descriptor, self.rules)
         charges = self._observer.charges(ask.descriptor, claim.charges)
+        wait = None if story.steps is None else story.steps.wait("queue", self._clock())
         permit = await self._limiter.acquire(claim._replace(charges=charges, deadline_us=until_us))
+        if wait is not None:
+            waited = isinstance(permit, Refused) or permit.waited_us
+            wait.ended_us = self._clock() if waited else wait.began_us
         if isinstance(permit, Permit):
+            story.sent_charges = permit.reservation.charges
             self._telemetry.count_admitted(permit.reservation.charges, permit.admitted)
             if permit.waited_us:
                 story.waited_us += permit.waited_us
@@ -222,18 +251,21 @@ class Attempts:
 
     async def _finished(self, task: asyncio.Task[Answered], ask: Ask, story: Story) -> Answered | UpstreamError:
         try:
-            return await asyncio.shield(task)
+            answered = await asyncio.shield(task)
         except UpstreamError as error:
             return error
         except asyncio.CancelledError:
             self._tasks.spawn(self._after_the_client(task, ask, story.request_id), AFTER_THE_CLIENT)
             raise
+        story.upstream_status, story.ret_code = answered.status, answered.ret_code
+        return answered
 
     async def _on_the_wire(self, ask: Ask, permit: Permit, tried: Tried, story: Story, *, fresh: bool) -> Answered:
         story.attempts += 1
         self.sending()
         self._metrics.in_flight.inc()
         sent_us = self._clock()
+        attempt = None if story.steps is None else story.steps.sent(sent_us)
         try:
             reply = await self._upstream.send(
                 ask.descriptor.method,
@@ -244,33 +276,52 @@ class Attempts:
                 fresh=fresh,
             )
             reply.sent_us, reply.received_us = sent_us, self._clock()
-            self._metrics.duration.observe((story.endpoint,), reply.received_us - sent_us)
+            self._metrics.duration.observe((story.endpoint,), reply.received_us - sent_us, story.exemplar)
             answered = await read_through(reply)
         except NotSent as error:
+            if not error.of_ours:
+                self.pulse.failed(error.reason)
             self._breaker.failed(tried, sent_us, of_ours=error.of_ours)
             await permit.refund()
             raise
         except BrokenAnswer as error:
             if error.forbidden is not None:
                 self._observer.forbidden(error.forbidden)
+            else:
+                self.pulse.failed(error.reason)
             self._breaker.failed(tried, sent_us)
             await permit.complete()
             raise
         except BaseException as error:
             # A connection that had died while it lay idle says nothing of the upstream either.
             dead = isinstance(error, FateUnknown) and error.idle
+            if isinstance(error, UpstreamError) and not dead:
+                self.pulse.failed(error.reason)
             self._breaker.failed(tried, sent_us, of_ours=dead or not isinstance(error, UpstreamError))
             self._tasks.spawn(_complete_later(permit), "late-completion")
             raise
         finally:
             self._metrics.in_flight.dec()
-            story.upstream_us += self._clock() - sent_us
+            ended_us = self._clock()
+            story.upstream_us += ended_us - sent_us
+            if attempt is not None:
+                attempt.ended_us, attempt.error = ended_us, errors.word_of(sys.exception())
+        if attempt is not None:
+            attempt.answered(answered.status, answered.ret_code)
+        self._hear(answered)
         self.learn_time(answered, answered.text)
         try:
             await self._observer.observe(ask, permit, answered, tried)
         finally:
             await permit.complete()  # it is by now, unless something went wrong
         return answered
+
+    def _hear(self, answered: Answered) -> None:
+        """An answer that says it fails is no sign of health."""
+        if retry.failure_of(answered.status, answered.ret_code, batch=False) is Failure.FAILING:
+            self.pulse.failed(f"http-{answered.status}" if answered.status >= 500 else f"code-{answered.ret_code}")
+        else:
+            self.pulse.answered(answered.reply.received_us - answered.reply.sent_us)
 
     def learn_time(self, answered: Answered, text: bytes) -> None:
         """What the stamp in a (decoded) body says of the exchange's clock."""
@@ -290,6 +341,7 @@ class Attempts:
             answered = await task
         except UpstreamError as error:
             if ask.descriptor.method not in READS:
+                self._metrics.unknown_writes.inc(not isinstance(error, NotSent))
                 self._log.warning("orphaned_write", id=request_id, outcome=error.reason)
             return
         answered.reply.close()

@@ -20,7 +20,7 @@ from policies.segments import Series
 from proxy.answers import SharedAnswer
 from proxy.candles import Candles
 from proxy.clock import Clock, Sleep
-from proxy.errors import Banned, Broken, UpstreamError
+from proxy.errors import Banned, Broken, Shed, UpstreamError
 from proxy.inner import Inner
 from proxy.lookup import Lookup
 from proxy.metrics import Metrics
@@ -136,7 +136,7 @@ class Boundary:
             return
         try:
             got = await self._lookup.refresh(need, ask, self._inner.story(ask))
-        except (Banned, Broken, UpstreamError):
+        except (Banned, Broken, Shed, UpstreamError):
             self._metrics.boundary.labels("failed").inc()
         else:
             self._metrics.boundary.labels(_result(got)).inc()

@@ -36,6 +36,13 @@ class Breaker:
     def state(self) -> State:
         return State.CLOSED if self._circuit is None else self._circuit.state(self._clock())
 
+    @property
+    def left_us(self) -> int:
+        """How much longer it stays open; 0 where it is not."""
+        now_us = self._clock()
+        circuit = self._circuit
+        return 0 if circuit is None or circuit.state(now_us) is not State.OPEN else circuit.wait_us(now_us)
+
     def adopt(self, rules: CircuitRules | None, exempt: tuple[Match, ...]) -> None:
         """After a reload. It begins closed where its rules have changed."""
         self._exempt = exempt

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from policies.caching import Life
 from proxy import coding
+from proxy.steps import Steps
 from proxy.tasks import TaskOwner
 
 T = TypeVar("T")
@@ -183,6 +184,11 @@ class Flights:
     def __contains__(self, key: str) -> bool:
         return key in self._flights
 
+    def begun_by(self, key: str) -> Steps | None:
+        """Who leads a running fetch, where he is traced."""
+        flight = self._flights.get(key)
+        return None if flight is None else flight.by
+
     async def join(
         self,
         key: str,
@@ -190,15 +196,17 @@ class Flights:
         *,
         sent: Callable[[], bool] = lambda: True,
         patience_s: float | None = None,
+        by: Steps | None = None,
     ) -> T:
         """The result of the running fetch of `key`, or of one begun now. What it raises reaches all who wait.
 
         `sent`: whether the one that is begun is on its way. `patience_s`: how long to wait for that; raises Impatient.
+        `by`: of who asks, where he is traced.
         """
         flight = self._flights.get(key)
         if flight is None:
             task = self._tasks.spawn(fetch(), f"fetch {key}", reported=False)
-            flight = self._flights[key] = _Flight(task, sent)
+            flight = self._flights[key] = _Flight(task, sent, by)
             task.add_done_callback(lambda _: self._end(key, task))
         flight.waiting += 1
         try:
@@ -225,4 +233,5 @@ class Flights:
 class _Flight(Generic[T]):
     task: asyncio.Task[T]
     sent: Callable[[], bool]
+    by: Steps | None
     waiting: int = 0

@@ -7,6 +7,7 @@ from typing import Final
 
 from policies.busy import Busy
 from policies.history import Learned
+from policies.priority import Priority
 from policies.segments import Series
 from proxy.archive.archive import Archive
 from proxy.archived import Archived
@@ -14,7 +15,7 @@ from proxy.attempts import Attempts
 from proxy.boundary import Boundary, BoundaryRules
 from proxy.cache import L1
 from proxy.candles import CandleRules, Candles
-from proxy.clock import Clock, Sleep
+from proxy.clock import Clock, Sleep, shown
 from proxy.config import Config
 from proxy.describe import Describer
 from proxy.egress import Egress
@@ -24,6 +25,7 @@ from proxy.lease import Leases
 from proxy.level_two import LevelTwo, SharedRules
 from proxy.lookup import Lookup, LookupRules
 from proxy.metrics import Metrics
+from proxy.pulse import SLOW_PART, Pulse, Queries
 from proxy.shadow import Shadow
 from proxy.store.client import connect_s, connected
 from proxy.store.commands import Commands
@@ -82,7 +84,7 @@ class Caches:
             _boundary_rules(config),
             lookup=self.lookup,
             inner=self.inner,
-            busy=self.percent_used,
+            busy=self._too_busy_for_courtesies,
             streamed=self._is_streamed,
             metrics=metrics,
             tasks=tasks,
@@ -93,7 +95,7 @@ class Caches:
             config.candles.shadow,
             inner=self.inner,
             settle_us=lambda: self._config.cache.settle,
-            busy=self.percent_used,
+            busy=self._too_busy_for_courtesies,
             metrics=metrics,
             tasks=tasks,
             exchange_clock=self._exchange_us,
@@ -143,11 +145,29 @@ class Caches:
             "candles": None if candles is None else {"series": len(candles), "bytes": candles.size_bytes},
             "shared_cache": None if self.two is None else _shown(self.two.l2.status()),
             "archive": None if self.archive is None else self.archive.status(),
+            "streams": None if self.streams is None else self.streams.status(),
         }
+
+    def pulses(self) -> dict[str, list[Pulse]]:
+        """Of what the caches depend on, as far as it is configured."""
+        return {
+            **({} if self._commands is None else {"redis_cache": [self._commands.pulse]}),
+            **({} if self.archive is None else {"postgres": [self.archive.pulse]}),
+            **({} if self.streams is None else {"stream": self.streams.pulses()}),
+        }
+
+    @property
+    def calls_waiting(self) -> int:
+        """Of the level in Redis: those that nobody has taken up yet."""
+        return 0 if self._commands is None else self._commands.waiting
 
     def percent_used(self) -> int:
         """Of the budget of the address, about."""
         return self.busy.percent(self._clock(), self._sharers())
+
+    def _too_busy_for_courtesies(self) -> int:
+        """As percent_used(); all of it while clients are turned away."""
+        return 100 if self._attempts.sheds(Priority.HISTORY) else self.percent_used()
 
     def _sending(self) -> None:
         self.busy.note(self._clock())
@@ -172,7 +192,12 @@ class Caches:
         store = config.store.model_copy(update={**({} if l2.url is None else own), "timeout": l2.timeout})
         secret = None if l2.secret is None else l2.secret.get_secret_value()
         self._commands = Commands(
-            connected(store), self._clock, timeout_us=l2.timeout, connect_s=connect_s(store), sleep=self._sleep
+            connected(store),
+            self._clock,
+            timeout_us=l2.timeout,
+            connect_s=connect_s(store),
+            queries=Queries(self._metrics, "cache", l2.timeout // SLOW_PART),
+            sleep=self._sleep,
         )
         self.two = LevelTwo(
             L2(
@@ -274,7 +299,16 @@ def _shared_rules(config: Config) -> SharedRules:
 
 
 def _shown(status: L2Status) -> dict[str, object]:
-    return {**status._asdict(), "reach": status.reach._asdict()}
+    reach = status.reach
+    return {
+        **status._asdict(),
+        "reach": {
+            "answers": reach.answers,
+            "reason": reach.reason or None,
+            "since": shown(reach.since_us),
+            "again": shown(reach.again_us or None),
+        },
+    }
 
 
 def _busy(config: Config) -> Busy:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 Clock = Callable[[], int]
 Sleep = Callable[[float], Awaitable[None]]
@@ -23,3 +24,11 @@ def system_clock() -> Clock:
         return (monotonic_ns() + offset_ns) // 1000
 
     return now_us
+
+
+def shown(instant_us: int | None) -> str | None:
+    """For people: ISO 8601 in UTC, to the millisecond."""
+    if instant_us is None:
+        return None
+    seconds, left_us = divmod(instant_us, 1_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=left_us).isoformat(timespec="milliseconds")

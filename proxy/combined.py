@@ -8,12 +8,14 @@ second time. So what counts on is carried over from the process before: see last
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import orjson
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar, Sample
 
 from proxy.metrics import GAUGES
 
@@ -30,6 +32,8 @@ class Family(NamedTuple):
     kind: str
     help: str
     samples: Mapping[Key, float]
+    exemplars: Mapping[Key, Exemplar] = MappingProxyType({})
+    """Of the buckets that have one."""
 
 
 Reading = Sequence[Family]
@@ -42,14 +46,28 @@ def read(registry: CollectorRegistry) -> Reading:
             metric.name,
             metric.type,
             metric.documentation,
-            {(sample.name, tuple(sample.labels.items())): sample.value for sample in metric.samples},
+            {_key(sample): sample.value for sample in metric.samples},
+            {_key(sample): sample.exemplar for sample in metric.samples if sample.exemplar is not None},
         )
         for metric in registry.collect()
     ]
 
 
+def _key(sample: Sample) -> Key:
+    return sample.name, tuple(sample.labels.items())
+
+
 def encoded(reading: Reading) -> bytes:
-    return orjson.dumps([[*family[:3], [[*key, value] for key, value in family.samples.items()]] for family in reading])
+    return orjson.dumps(
+        [
+            [
+                *family[:3],
+                [[*key, value] for key, value in family.samples.items()],
+                [[*key, exemplar.labels, exemplar.value] for key, exemplar in family.exemplars.items()],
+            ]
+            for family in reading
+        ]
+    )
 
 
 def decoded(data: bytes) -> Reading:
@@ -57,23 +75,31 @@ def decoded(data: bytes) -> Reading:
     rows: list[Any] = orjson.loads(data)
     return [
         Family(
-            name, kind, text, {(sample, tuple((k, v) for k, v in labels)): value for sample, labels, value in samples}
+            name,
+            kind,
+            text,
+            {(sample, tuple((k, v) for k, v in labels)): value for sample, labels, value in samples},
+            {(sample, tuple((k, v) for k, v in labels)): Exemplar(*given) for sample, labels, *given in exemplars},
         )
-        for name, kind, text, samples in rows
+        for name, kind, text, samples, exemplars in rows
     ]
 
 
 def combined(readings: Iterable[Reading]) -> Reading:
-    """One reading of all; what only some of them know is as they know it."""
+    """One reading of all; what only some of them know is as they know it. Of exemplars the last is as good as any."""
     first: dict[str, Family] = {}
     values: dict[str, dict[Key, list[float]]] = {}
+    exemplars: dict[str, dict[Key, Exemplar]] = {}
     for family in (family for reading in readings for family in reading):
         first.setdefault(family.name, family)
+        exemplars.setdefault(family.name, {}).update(family.exemplars)
         known = values.setdefault(family.name, {})
         for key, value in family.samples.items():
             known.setdefault(key, []).append(value)
     return [
-        family._replace(samples={key: _rule(family, key)(given) for key, given in values[name].items()})
+        family._replace(
+            samples={key: _rule(family, key)(given) for key, given in values[name].items()}, exemplars=exemplars[name]
+        )
         for name, family in first.items()
     ]
 
@@ -89,11 +115,11 @@ def lasting(reading: Reading) -> Reading:
     return [family for family in reading if family.kind != "gauge"]
 
 
-def page(reading: Reading) -> bytes:
-    """In the text format of Prometheus."""
+def registry_of(reading: Reading) -> CollectorRegistry:
+    """In the library's words again, to be written."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Given(reading))
-    return generate_latest(registry)
+    return registry
 
 
 class _Given(Collector):
@@ -103,6 +129,7 @@ class _Given(Collector):
     def collect(self) -> Iterator[Metric]:
         for family in self._reading:
             metric = Metric(family.name, family.help, family.kind)
-            for (name, labels), value in family.samples.items():
-                metric.add_sample(name, dict(labels), value)
+            for key, value in family.samples.items():
+                name, labels = key
+                metric.add_sample(name, dict(labels), value, exemplar=family.exemplars.get(key))
             yield metric

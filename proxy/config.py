@@ -20,9 +20,10 @@ from policies.admission import Counts, Quota
 from policies.archive_schema import ArchiveSection
 from policies.cache_schema import CacheSection, CandlesSection
 from policies.identity_schema import IdentitySection, Mistakes
+from policies.pressure_schema import BackpressureSection
 from policies.published import Learned, learned_quotas, lines_of
 from policies.quantities import Rate, rate
-from policies.resilience_schema import BreakerSection, PacingSection, RetrySection
+from policies.resilience_schema import BreakerSection, PacingSection, Percent, RetrySection
 from policies.routing import Access, Route, RouteTable
 from policies.schema import (
     DEFAULT_LIMITS,
@@ -35,6 +36,9 @@ from policies.schema import (
     unique_names,
 )
 from policies.secret_text import TokenText
+from policies.streams_schema import StreamsSection
+from policies.tracing_schema import TracingSection
+from policies.usage_schema import UsageSection
 from proxy import yamlfile
 from proxy.config_problems import ConfigError, explained, spread
 from proxy.config_store import StoreSection
@@ -49,6 +53,8 @@ SHORT_NAMES: Final[Mapping[str, Place]] = {
     "CACHE_TTL": ("cache", "open_ttl"),
 }
 TABLES: Final = Path(__file__).parent.parent / "policies" / "bybit.yaml"
+
+_OTEL: Final = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -115,6 +121,15 @@ class LogSection(Section):
         default="info", description="The least important events that are written."
     )
     format: Literal["json", "console"] = Field(default="json", description="json, or console for people.")
+    sample_hits: Percent = Field(
+        default=100,
+        description="Percent of the plain hits of the cache that are written; all other requests always are.",
+    )
+    slow: PositiveDurationUs | None = Field(
+        default=5_000_000,
+        description="A request that took longer is counted, and told as slow_request, with where its time has gone. "
+        "Null: none is.",
+    )
 
 
 class Config(Section):
@@ -126,6 +141,9 @@ class Config(Section):
         default=1, description="Processes; more than one needs a store that they can share."
     )
     upstream: UpstreamSection = Field(default=UpstreamSection(), description="The exchange.")
+    streams: StreamsSection = Field(
+        default=StreamsSection(), description="WebSocket connections of clients, passed through to the exchange."
+    )
     store: StoreSection = Field(default=StoreSection(), description="Where the windows are kept.")
     egress: EgressSection = Field(default=EgressSection(), description="The address that the exchange sees.")
     identity: IdentitySection = Field(default=IdentitySection(), description="Who clients are, and their tiers.")
@@ -136,6 +154,9 @@ class Config(Section):
         "They replace the default ones.",
     )
     queue: QueueSection = Field(default=QueueSection(), description="Where requests wait for room in a full quota.")
+    backpressure: BackpressureSection = Field(
+        default=BackpressureSection(), description="What is turned away when the gateway has too much to do."
+    )
     pacing: PacingSection = Field(
         default=PacingSection(), description="What is learned from the exchange's answers, and its bans."
     )
@@ -144,7 +165,9 @@ class Config(Section):
     cache: CacheSection = Field(default=CacheSection(), description="Answers of public endpoints, by request.")
     candles: CandlesSection = Field(default=CandlesSection(), description="Closed candles, whatever range is asked.")
     archive: ArchiveSection = Field(default=ArchiveSection(), description="Closed candles in PostgreSQL, for good.")
+    usage: UsageSection = Field(default=UsageSection(), description="What clients have asked for, by hour, for bills.")
     log: LogSection = Field(default=LogSection(), description="One event per request, on stdout.")
+    tracing: TracingSection = Field(default=TracingSection(), description="Spans for an OpenTelemetry collector.")
 
     @field_validator("limits")
     @classmethod
@@ -170,6 +193,13 @@ class Config(Section):
         if self.archive.url is not None and find_spec("asyncpg") is None:
             remedy = "needs asyncpg, which is not installed: pip install 'bybit-gateway[postgres]'"
             raise Mistakes([(("archive", "url"), remedy)])
+        return self
+
+    @model_validator(mode="after")
+    def _tracing_has_its_library(self) -> Config:
+        if self.tracing.enabled and not all(map(_is_installed, _OTEL)):
+            remedy = "true needs OpenTelemetry, which is not installed: pip install 'bybit-gateway[otel]'"
+            raise Mistakes([(("tracing", "enabled"), remedy)])
         return self
 
     @model_validator(mode="after")
@@ -207,6 +237,13 @@ def load(path: Path | None, environment: Mapping[str, str], routes: RouteTable) 
         details = error.errors(include_url=False)
         problems = [explained(item, document, origins, Config) for item in spread(details)]
         raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0)) from None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it is part of
+        return False
 
 
 def _context(routes: RouteTable) -> dict[str, Any]:

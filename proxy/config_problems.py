@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from policies.identity_schema import Mistakes, holds_secrets, nameable
 from proxy.yamlfile import Document, Place, Problem, place_text
+
+_KEY: Final = re.compile(r"[A-Z]?[a-z0-9_-]{1,23}|[A-Z_]{1,23}")
+_COLLECTIONS: Final = frozenset({"model_type", "model_attributes_type", "dict_type", "tuple_type", "list_type"})
 
 
 class ConfigError(Exception):
@@ -37,11 +41,18 @@ def explained(
     """One error of `schema` as a problem of the file, or of the environment variable that set the place."""
     place: Place = tuple(part for part in error["loc"] if not str(part).startswith("function-"))
     place = _without_union_branches(place)
-    message, shown = _expectation(error, place, schema), place_text(nameable(place))
+    message, shown = _expectation(error, place, schema), place_text(_nameable(error, place))
     for length in range(len(place), 0, -1):
         if (name := origins.get(place[:length])) is not None:
             return Problem(f"environment {name}", None, shown, message)
     return Problem(document.source, document.line_of(place), shown, message)
+
+
+def _nameable(error: ErrorDetails, place: Place) -> Place:
+    """Without what looks like no key: `token: abc` without its colon is a key to YAML, and `abc` is part of it."""
+    if error["type"] == "extra_forbidden" and not _KEY.fullmatch(str(place[-1])):
+        return (*nameable(place[:-1]), "?")
+    return nameable(place)
 
 
 def _without_union_branches(place: Place) -> Place:
@@ -54,6 +65,8 @@ def _without_union_branches(place: Place) -> Place:
 def _expectation(error: ErrorDetails, place: Place, schema: type[BaseModel]) -> str:
     kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
     got = f", got {given!r}" if isinstance(given, str | int | float | bool) and not holds_secrets(place) else ""
+    if isinstance(given, str) and kind in _COLLECTIONS:
+        got = ""  # a URL with its password, where a section was expected that has a field for it
     if given is None:
         got = ", got nothing"
     match kind:

@@ -99,9 +99,11 @@ def _base(value: str, schemes: tuple[str, ...], example: str) -> str:
         parts = urlsplit(value)
         port = parts.port
     except ValueError:
-        raise ValueError(f"{expected}, got {value!r}") from None
+        raise ValueError(f"{expected}, got one with an odd port") from None  # that may be half of user:password
     if parts.scheme not in schemes or not _HOST.fullmatch(parts.hostname or "") or port == 0:
         raise ValueError(f"{expected}, got {value!r}")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{expected}, got one with a query or a fragment")
     if parts.path.strip("/") or "?" in value or "#" in value:
         raise ValueError(f"{expected}, got {value!r}")
     return f"{parts.scheme}://{parts.netloc}"

@@ -15,14 +15,14 @@ from policies.answer_rules import AnswerQuery, AnswerRule
 from policies.caching import CandleQuery
 from policies.descriptor import Descriptor
 from policies.priority import Priority, priority_of
-from policies.routing import OWN, Access, Route, RouteTable
+from policies.routing import OWN, STREAMS, Access, Route, RouteTable
 from proxy.identity import Identifier, Identity, Rejected
 from proxy.limiter import Claim
 
 _MEMORABLE_TARGET: Final = 512
 _MEMORY: Final = 8192
 _NO_RULES: Final = Rulebook(())
-_OWN: Final = {name: Route(name, "gateway", Access.PUBLIC, "GET", "") for name in OWN}
+_OWN: Final = {name: Route(name, "gateway", Access.PUBLIC, "GET", "") for name in OWN | STREAMS}
 
 
 class Asked(NamedTuple):

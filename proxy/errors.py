@@ -61,6 +61,11 @@ class BrokenAnswer(UpstreamError):
         self.forbidden = forbidden
 
 
+def word_of(error: BaseException | None) -> str:
+    """For traces: never its text, which may repeat what was sent. Empty where there is none."""
+    return "" if error is None else error.reason if isinstance(error, UpstreamError) else type(error).__name__
+
+
 class Banned(Exception):
     """Nothing is sent from this address: the exchange has banned it."""
 
@@ -71,6 +76,12 @@ class Broken(Exception):
     def __init__(self, wait_us: int) -> None:
         super().__init__("breaker-open")
         self.wait_us = wait_us
+
+
+class Shed(Exception):
+    """Not sent: the gateway has too much to do, and this can wait for about so long."""
+
+    wait_us = 5_000_000
 
 
 class Halted(Exception):
@@ -177,6 +188,12 @@ def broken(error: Broken, request_id: bytes) -> Whole:
     """503: nothing was sent, because the upstream has failed too often just before."""
     body = b"The upstream fails; the request was not sent.\n"
     return _answer(503, "breaker-open", body, request_id, [_TEXT, (b"Retry-After", b"%d" % _seconds(error.wait_us))])
+
+
+def shed(error: Shed, request_id: bytes) -> Whole:
+    """503: nothing was sent. Orders would have been, and what is kept is still given."""
+    body = b"The gateway has too much to do; the request was not sent.\n"
+    return _answer(503, "overload", body, request_id, [_TEXT, (b"Retry-After", b"%d" % _seconds(error.wait_us))])
 
 
 def halted(request_id: bytes, now_ms: int) -> Whole:

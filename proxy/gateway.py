@@ -15,13 +15,12 @@ import secrets
 from typing import Final, Protocol
 
 from aiohttp import web
-from aiohttp.hdrs import ACCEPT_ENCODING, UPGRADE
+from aiohttp.hdrs import ACCEPT_ENCODING
 
 from policies.admission import Refused
 from policies.caching import CandleQuery
 from policies.conditions import NONE as UNSAID
 from policies.conditions import Directives, tolerable
-from policies.descriptor import Descriptor
 from policies.traceparent import read as read_trace
 from proxy import errors, headers, told
 from proxy.answered import Answered
@@ -33,7 +32,7 @@ from proxy.cache import Entry
 from proxy.clock import Clock
 from proxy.describe import Asked, Describer
 from proxy.egress import Egress
-from proxy.errors import Banned, Broken, BrokenAnswer, Malformed, Unauthorized, UpstreamError
+from proxy.errors import Banned, Broken, BrokenAnswer, Malformed, Shed, Unauthorized, UpstreamError
 from proxy.identity import Rejected
 from proxy.limiter import Limiter
 from proxy.lookup import Lookup
@@ -49,13 +48,14 @@ _PATIENCE_S: Final = 3.0
 
 
 class OwnPages(Protocol):
-    """Pages that are made here of public data, for clients with their own identity and quotas."""
+    """What is not forwarded as a request, for clients with their own identity and quotas: pages that are made here of
+    public data, and WebSocket connections."""
 
     def endpoint(self, raw_target: str) -> str:
         """A name for rules, metrics and logs."""
 
     async def answer(
-        self, request: web.BaseRequest, of: Descriptor, story: Story, request_id: bytes
+        self, request: web.BaseRequest, asked: Asked, story: Story, request_id: bytes
     ) -> web.StreamResponse | Refused: ...
 
 
@@ -97,6 +97,8 @@ class Gateway:
         request_id = story.request_id.encode()
         if (traceparent := request.headers.get("traceparent")) is not None:
             story.trace = read_trace(traceparent)
+        if self._telemetry.begin is not None:
+            self._telemetry.begin(story, request)
         try:
             return await self._answer(request, own, story, request_id)
         except asyncio.CancelledError:
@@ -123,8 +125,6 @@ class Gateway:
             if isinstance(asked.refusal, Rejected):
                 raise Unauthorized(asked.refusal.detail, asked.refusal.challenge)
             raise Malformed(400, "bad-target", asked.refusal)
-        if request.headers.get(UPGRADE, "").lower() == "websocket":
-            raise Malformed(501, "no-websocket", "WebSocket streams are not forwarded: connect to the stream host")
 
         claim = asked.claim
         if claim.charges:  # the quotas that a client spends by asking, whether the exchange hears of it or not
@@ -133,10 +133,13 @@ class Gateway:
             answer = await self._door.spend(claim) if spent is None else spent
             if isinstance(answer, Refused):
                 return self._replies.limited(answer, asked.descriptor, story, request_id)
+            story.door_charges = claim.charges
             self._telemetry.count_admitted(claim.charges, answer)
+        if story.steps is not None:
+            story.steps.admitted_us = self._clock()
 
         if own is not None:
-            given = await own.answer(request, asked.descriptor, story, request_id)
+            given = await own.answer(request, asked, story, request_id)
             if isinstance(given, Refused):
                 return self._replies.limited(given, asked.descriptor, story, request_id)
             return given
@@ -165,6 +168,8 @@ class Gateway:
         self, asked: Asked, said: Directives, request: web.BaseRequest, story: Story, request_id: bytes
     ) -> web.StreamResponse:
         """There is no answer at hand that will do."""
+        if story.steps is not None:
+            story.steps.missed = True
         if said.refuses_kept:
             story.cache = "request"
             return await self._by_itself(asked, request, story, request_id)
@@ -189,7 +194,7 @@ class Gateway:
         headers.fetch_for_all(ask.headers)
         try:
             return await self._brought(ask, asked, said, request, story, request_id)
-        except (Banned, Broken, UpstreamError) as error:
+        except (Banned, Broken, Shed, UpstreamError) as error:
             # Candles are given however old while nothing is sent at all; of the rest a rule says how old.
             bounded = isinstance(error, UpstreamError) or not isinstance(asked.kept, CandleQuery)
             entry = self._lookup.last(asked)
@@ -277,7 +282,7 @@ class Gateway:
         if raw is not None:
             story.body_bytes = len(raw)
             return Whole(lines if length is not None else lines + b"Content-Length: %d\r\n" % len(raw), raw)
-        stream = Stream(lines, length=length)
+        stream, story.streamed_us = Stream(lines, length=length), self._clock()
         try:
             story.body_bytes = await stream.send(request, reply.pieces())
         except BrokenAnswer as error:

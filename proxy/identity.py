@@ -230,6 +230,15 @@ def user_hasher(identity: IdentitySection, pepper: bytes = _PROCESS_PEPPER) -> C
     return lambda user: blake2b(user.encode(), digest_size=8, key=key, person=b"user").hexdigest()
 
 
+def account_names(identity: IdentitySection, pepper: bytes = _PROCESS_PEPPER) -> dict[str, str]:
+    """The names of accounts by the hashes that stand for them."""
+    key = _key_of_hashes(identity, pepper)
+    return {
+        blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8, key=key, person=b"account").hexdigest(): name
+        for name in identity.accounts
+    }
+
+
 def _key_of_hashes(identity: IdentitySection, pepper: bytes) -> bytes:
     shared = identity.hash_key
     return pepper if shared is None else sha256(shared.get_secret_value().encode()).digest()

@@ -23,7 +23,7 @@ from proxy.attempts import Attempts
 from proxy.cache import Entry
 from proxy.clock import Clock
 from proxy.describe import Asked, Describer
-from proxy.errors import Banned, Broken, UpstreamError
+from proxy.errors import Banned, Broken, Shed, UpstreamError
 from proxy.lookup import NEUTRAL, Lookup
 from proxy.telemetry import Story
 
@@ -54,7 +54,7 @@ class Inner:
         """The answer to a GET of a public endpoint. `of`: on whose behalf. `keep` false: for more than anybody will ask
         for again, it is looked up but not remembered.
 
-        Raises Banned, Broken and UpstreamError (proxy/errors.py), where nothing that was kept will do instead.
+        Raises Banned, Broken, Shed and UpstreamError (proxy/errors.py), where nothing that was kept will do instead.
         """
         ask, asked = self.asking(target, of=of, priority=priority)
         story = self.story(ask)
@@ -73,7 +73,7 @@ class Inner:
             brought = await lookup.bring(ask, asked, story)
             if brought is None:
                 return await self._by_itself(ask, story)
-        except (Banned, Broken, UpstreamError) as error:
+        except (Banned, Broken, Shed, UpstreamError) as error:
             return self._stale(asked, for_ever=not isinstance(error, UpstreamError)) or _raised(error)
         if isinstance(brought, Refused) or brought.failed:
             stale = self._stale(asked, for_ever=False)
@@ -114,7 +114,7 @@ class Inner:
     def story(self, ask: Ask) -> Story:
         """Of a request of ours that begins now."""
         story = Story(f"{self._prefix}{next(self._numbers):08x}", "GET", self._clock())
-        story.endpoint = ask.descriptor.endpoint
+        story.endpoint, story.descriptor = ask.descriptor.endpoint, ask.descriptor
         return story
 
     async def _by_itself(self, ask: Ask, story: Story) -> Inside | Refused:

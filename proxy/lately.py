@@ -19,6 +19,7 @@ class Lately:
     def __init__(self, histogram: TallyHistogram, clock: Clock) -> None:
         self._histogram = histogram
         self._clock = clock
+        self.bounds_us = histogram.bounds_us
         self._noted: deque[tuple[int, dict[Labels, list[int]]]] = deque()
 
     def note(self) -> None:

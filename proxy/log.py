@@ -15,15 +15,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+LEVELS: Final = ("debug", "info", "warning", "error")
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _SECRET: Final = re.compile(
-    r"(?i)(?:origin_string\[[^\]]*\]?"
+    # A signed body can hold brackets: what follows is not searched for the one that ends it.
+    r"(?i)(?:origin_string\[[\s\S]*"
     r"|(?:api[_-]?key|sign(?:ature)?|secret|token|authorization|password|passwd)[\"']?\s*[=:]\s*[\"']?(?:bearer\s+)?[^\s\"'&,}]+"
     r"|\bbearer\s+\S+"
     r"|://[^/\s:@]*:[^/\s@]+@"
@@ -31,6 +33,7 @@ _SECRET: Final = re.compile(
 )
 _REDACTED: Final = "[redacted]"
 REQUEST: Final = "request"
+SLOW: Final = "slow_request"
 
 
 def redact_text(text: str) -> str:
@@ -38,11 +41,26 @@ def redact_text(text: str) -> str:
     return _SECRET.sub(_REDACTED, text)
 
 
-def request_events() -> Callable[[EventDict], None]:
-    """Where the event of a request is written: the short way of set_up(), or structlog as somebody else set it up."""
+class RequestEvents(Protocol):
+    """Takes the event of a request, as `request` at level info, or as `slow_request`, a warning."""
+
+    def __call__(self, event: EventDict, *, slow: bool = False) -> None: ...
+
+
+def request_events() -> RequestEvents:
+    """Where the events of requests are written: the short way of set_up(), or structlog as somebody else set it up."""
     logger = structlog.get_logger().bind()
-    short: Callable[[EventDict], None] | None = getattr(logger, "request", None)
-    return short if short is not None else lambda event: logger.info(REQUEST, **event)
+    short: RequestEvents | None = getattr(logger, "request", None)
+    if short is not None:
+        return short
+
+    def tell(event: EventDict, *, slow: bool = False) -> None:
+        if slow:
+            logger.warning(SLOW, **event)
+        else:
+            logger.info(REQUEST, **event)
+
+    return tell
 
 
 def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -149,11 +167,12 @@ def set_up(level: str, form: str, sink: Sink, worker: int | None = None) -> None
     class Log(structlog.make_filtering_bound_logger(logging.DEBUG)):  # type: ignore[misc]  # made at run time
         """structlog's logger, with a short way for the event of every request."""
 
-        def request(self, event: EventDict) -> None:
+        def request(self, event: EventDict, *, slow: bool = False) -> None:
             """Written as info() would write it, without the general chain: it holds nothing to redact."""
-            if _manner.level <= logging.INFO:
-                event["event"], event["level"] = REQUEST, "info"
-                self._logger.msg(_manner.render(self._logger, "info", stamp(self._logger, "info", event)))
+            level = "warning" if slow else "info"
+            if _LEVELS[level] >= _manner.level:
+                event["event"], event["level"] = SLOW if slow else REQUEST, level
+                self._logger.msg(_manner.render(self._logger, level, stamp(self._logger, level, event)))
 
     structlog.configure(
         processors=[_wanted, structlog.processors.add_log_level, stamp, redact, _render],
@@ -167,9 +186,30 @@ def set_up(level: str, form: str, sink: Sink, worker: int | None = None) -> None
 
 def adopt(level: str, form: str) -> None:
     """Write what comes from now on at this level and in this form, loggers that exist already included."""
-    _manner.level = _LEVELS[level]
+    _manner.form = form
     _manner.render = _render_json if form == "json" else _Console()
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """From now on, until the next adopt()."""
+    _manner.level = _LEVELS[level]
     logging.getLogger().setLevel(max(_LEVELS[level], logging.INFO))
+
+
+def level() -> str:
+    """The least important events that are written at present."""
+    return next(name for name, number in _LEVELS.items() if number == _manner.level)
+
+
+def form() -> str:
+    """How they are written at present: json or console."""
+    return _manner.form
+
+
+def tells_requests() -> bool:
+    """Whether the event of an everyday request is written at all, at this level."""
+    return _manner.level <= logging.INFO
 
 
 class _Stamp:
@@ -229,6 +269,7 @@ class _Manner:
     """How events are written at this moment."""
 
     level = logging.INFO
+    form = "json"
     render: Callable[[WrappedLogger, str, EventDict], bytes] = staticmethod(_render_json)
 
 
@@ -236,7 +277,8 @@ _manner = _Manner()
 
 
 class _Bridge(logging.Handler):
-    """The standard library's records. Tracebacks become the exception's class: their texts can hold URLs."""
+    """The standard library's records. Tracebacks become the exception's class: their texts can hold URLs. Of a message
+    the first line is kept: on the others asyncio describes a task, with the text of what it has raised."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[0] if record.exc_info else None
@@ -244,6 +286,6 @@ class _Bridge(logging.Handler):
             min(record.levelno, logging.ERROR),
             "library",
             logger=record.name,
-            message=record.getMessage(),
+            message=record.getMessage().partition("\n")[0],
             error=None if error is None else error.__name__,
         )

@@ -31,7 +31,7 @@ from proxy.candles import Candles
 from proxy.clock import Clock
 from proxy.describe import Asked
 from proxy.egress import Egress
-from proxy.errors import Banned, Broken, UpstreamError
+from proxy.errors import Banned, Broken, Shed, UpstreamError
 from proxy.level_two import LevelTwo
 from proxy.metrics import Metrics
 from proxy.tasks import TaskOwner
@@ -128,7 +128,7 @@ class Lookup:
     async def _revalidate(self, ask: Ask, asked: Asked, story: Story) -> None:
         try:
             await self.bring(ask, asked, story)
-        except (Banned, Broken, UpstreamError):
+        except (Banned, Broken, Shed, UpstreamError):
             pass  # who asks next finds out for himself
         finally:
             self._revalidating.discard(asked.key)
@@ -191,6 +191,8 @@ class Lookup:
     def _leads(self, key: str, story: Story) -> bool:
         if key in self._flights:
             self._metrics.collapsed.labels(story.endpoint).inc()
+            if story.steps is not None:
+                story.steps.leader = self._flights.begun_by(key)
             return False
         return True
 
@@ -204,7 +206,13 @@ class Lookup:
         if not leads and ask.max_wait_us is not None:
             patience_s = (story.began_us + ask.max_wait_us - began_us) / 1e6
         try:
-            return await self._flights.join(key, fetch, sent=lambda: story.attempts > 0, patience_s=patience_s)
+            return await self._flights.join(
+                key, fetch, sent=lambda: story.attempts > 0, patience_s=patience_s, by=story.steps
+            )
+        except Shed:
+            if leads:
+                raise
+            raise Impatient from None  # that one may have been of a less urgent class
         finally:
             if not leads:
                 story.upstream_us += self._clock() - began_us

@@ -19,6 +19,7 @@ import structlog
 from pydantic import BaseModel
 
 from policies.routing import RouteTable
+from proxy import log
 from proxy.clock import Clock
 from proxy.config import Config, load
 from proxy.config_problems import ConfigError
@@ -83,6 +84,11 @@ def adopted(running: Config, wanted: Config) -> Adopted:
     left = [field for name in AT_START for field in _changed(name, kept[name], getattr(wanted, name))]
     left += _changed("cache.l2", running.cache.l2, wanted.cache.l2)
     left += _changed("candles.stream", running.candles.stream, wanted.candles.stream)
+    tracing = running.tracing.model_copy(update={"sample": wanted.tracing.sample})
+    left += _changed("tracing", tracing, wanted.tracing)
+    kept["tracing"] = tracing
+    left += _changed("usage.enabled", running.usage.enabled, wanted.usage.enabled)
+    kept["usage"] = wanted.usage.model_copy(update={"enabled": running.usage.enabled})
     kept["cache"] = wanted.cache.model_copy(update={"l2": running.cache.l2})
     kept["candles"] = wanted.candles.model_copy(update={"stream": running.candles.stream})
     return Adopted(wanted.model_copy(update=kept), tuple(left))
@@ -159,6 +165,7 @@ class Reloader:
     def _take(self, config: Config) -> Result:
         if config == self._accepted:
             self._errors = 0
+            log.adopt(config.log.level, config.log.format)  # whatever somebody has set it to since
             self._log.info("config_unchanged")
             return Result.UNCHANGED
         self._left = self._apply(config)

@@ -12,7 +12,18 @@ from proxy import errors
 from proxy.attempts import READS
 from proxy.clock import Clock
 from proxy.egress import Egress
-from proxy.errors import BadClock, Banned, Broken, BrokenAnswer, Halted, Malformed, NotSent, Unauthorized, UpstreamError
+from proxy.errors import (
+    BadClock,
+    Banned,
+    Broken,
+    BrokenAnswer,
+    Halted,
+    Malformed,
+    NotSent,
+    Shed,
+    Unauthorized,
+    UpstreamError,
+)
 from proxy.telemetry import Story, Telemetry
 from proxy.wire import Whole
 
@@ -53,6 +64,9 @@ class Replies:
             case Broken():
                 story.status, story.outcome = 503, "breaker-open"
                 return errors.broken(error, request_id)
+            case Shed():
+                story.status, story.outcome = 503, "overload"
+                return errors.shed(error, request_id)
             case Halted():
                 story.status, story.outcome = 200, "trading-halted"
                 return errors.halted(request_id, now_ms)
@@ -72,6 +86,8 @@ class Replies:
         if isinstance(error, BrokenAnswer) and read:
             story.status = 502
             return errors.broken_answer(error.reason, request_id)
+        if not read:
+            self._metrics.unknown_writes.inc()
         story.status = 504
         return errors.fate_unknown(error.reason, request_id, self._clock() // 1000, write=not read)
 

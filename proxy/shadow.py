@@ -18,7 +18,7 @@ from policies.priority import Priority
 from policies.selection import final_before
 from proxy.cache import Entry
 from proxy.clock import Clock
-from proxy.errors import Banned, Broken, UpstreamError
+from proxy.errors import Banned, Broken, Shed, UpstreamError
 from proxy.inner import Inner
 from proxy.metrics import Metrics
 from proxy.tasks import TaskOwner
@@ -65,7 +65,7 @@ class Shadow:
         ask, _ = self._inner.asking(f"/v5/market/{query.endpoint}?{query.written()}", priority=Priority.HISTORY)
         try:
             inside = await self._inner.by_itself(ask)
-        except (Banned, Broken, UpstreamError):
+        except (Banned, Broken, Shed, UpstreamError):
             inside = None
         if inside is not None and not isinstance(inside, Refused) and inside.status == 200:
             ours, theirs = kline_text.read(query.series, text), kline_text.read(query.series, inside.body)

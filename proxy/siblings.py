@@ -101,6 +101,8 @@ class Siblings:
     """`async with Siblings(worker, read)`: `read` gives the metrics of this process as they stand."""
 
     def __init__(self, worker: Worker, read: Callable[[], Awaitable[Reading]]) -> None:
+        self.place = (worker.index, worker.count)
+        """Which of how many this process is."""
         self._worker = worker
         self._read = read
         self._before = lasting(self._left_by(worker.index))

@@ -16,20 +16,23 @@ import structlog
 from yarl import URL
 
 from policies import stream_words as words
+from policies.health import Patience as Failing
 from policies.segments import Series
 from policies.stream_demand import Demand, DemandRules
 from policies.stream_reconnect import Opened, ReconnectRules, Reconnects
-from proxy.clock import Clock, Sleep
+from proxy.clock import Clock, Sleep, shown
 from proxy.metrics import Metrics
+from proxy.pulse import Pulse
 from proxy.stream_link import UNWANTED, Link, OnGap, OnRow, Patience
-from proxy.upstream import verified
+from proxy.stream_session import NotUpgraded, stream_session
 
 _REFUSED: Final = "refused"
 _BARRED_S: Final = 5.0
 _CLOSE_S: Final = 1.0
 _MESSAGE_BYTES: Final = 256 << 10
 _FORBIDDEN: Final = 403
-_SWITCHING: Final = 101
+_AT_ONCE: Final = Failing(failing_us=0)
+"""A connection that is lost is not there."""
 
 
 class StreamRules(NamedTuple):
@@ -93,33 +96,21 @@ class Streams:
         feed = self._feeds.get(series.category)
         return feed is not None and feed.covers(series)
 
+    def pulses(self) -> list[Pulse]:
+        """Of each category; unknown where nothing is wanted."""
+        return [feed.pulse for feed in self._feeds.values()]
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """For the health page, by category: is there a connection, since when, and how many series does it bring?"""
+        return {category: feed.status() for category, feed in self._feeds.items()}
+
     async def run(self) -> None:
         async with (
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=verified(self._url, self._ca_file)),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-                middlewares=(_straight,),
-            ) as session,
+            stream_session(self._url, self._ca_file) as session,
             asyncio.TaskGroup() as group,
         ):
             for feed in self._feeds.values():
                 group.create_task(feed.run(session))
-
-
-class _NotUpgraded(aiohttp.ClientError):
-    def __init__(self, status: int) -> None:
-        super().__init__(f"HTTP {status}")
-        self.status = status
-
-
-async def _straight(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """A handshake is answered with 101 or it has failed: ws_connect() would follow a redirect to any host."""
-    response = await handler(request)
-    if response.status != _SWITCHING:
-        response.close()
-        raise _NotUpgraded(response.status)
-    return response
 
 
 class _Feed:
@@ -154,6 +145,7 @@ class _Feed:
         self._patience = rules.patience
         self._demand = Demand(rules.demand)
         self._due = asyncio.Event()
+        self.pulse = Pulse(clock, _AT_ONCE)
         self._link: Link | None = None
         self._log: Any = structlog.get_logger()
 
@@ -165,6 +157,17 @@ class _Feed:
 
     def covers(self, series: Series) -> bool:
         return self._link is not None and self._link.covers(series)
+
+    def status(self) -> dict[str, Any]:
+        status, link = self.pulse.status, self._link
+        vitals = self.pulse.vitals
+        return {
+            "status": status,
+            "connected": link is not None,
+            "series": 0 if link is None else link.subscribed,
+            "since": shown(vitals.since_us),
+            "reason": vitals.reason or None,
+        }
 
     async def run(self, session: aiohttp.ClientSession) -> None:
         while True:
@@ -194,15 +197,18 @@ class _Feed:
         now_us = self._clock()
         if why == UNWANTED:
             self._reconnects.closed(now_us)
+            self.pulse.forget()
             self._log.info("stream_closed", endpoint=self._endpoint)
             return
         self._reconnects.ended(now_us, self._chance(), refused=why == _REFUSED)
+        self.pulse.failed(why)
         self._metrics.stream_reconnects.labels(self._endpoint, why).inc()
         again_s = self._reconnects.wait_us(now_us) / 1e6
         self._log.warning("stream_lost", endpoint=self._endpoint, reason=why, again_s=again_s)
 
     async def _connected(self, session: aiohttp.ClientSession) -> str:
         """Connect, and stay connected; why not, or not any more."""
+        asked_us = self._clock()
         try:
             async with asyncio.timeout(self._patience.connect_us / 1e6):
                 socket = await session.ws_connect(
@@ -213,6 +219,7 @@ class _Feed:
                 )
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             return _name(error)
+        self.pulse.answered(self._clock() - asked_us)
         counts = self._metrics.stream_messages.counts
 
         def count(result: str) -> None:
@@ -248,7 +255,7 @@ def _name(error: BaseException) -> str:
     match error:
         case TimeoutError():
             return "connect-timeout"
-        case _NotUpgraded(status=status):
+        case NotUpgraded(status=status):
             return _REFUSED if status == _FORBIDDEN else "handshake"
         case aiohttp.WSServerHandshakeError():
             return "handshake"

@@ -89,6 +89,11 @@ class Link:
         self._ended = asyncio.Event()
         self._why = DISCONNECTED
 
+    @property
+    def subscribed(self) -> int:
+        """Series that it brings, or has been asked for."""
+        return len(self._lines)
+
     def covers(self, series: Series) -> bool:
         """Something has come of it, and what follows will come too."""
         line = self._lines.get(series)

@@ -25,7 +25,7 @@ class TallyCounter(Collector):
     def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
         self._name = name
         self._documentation = documentation
-        self._labels = tuple(labels)
+        self.label_names = tuple(labels)
         self.counts: defaultdict[Labels, int] = defaultdict(int)
         registry.register(self)
 
@@ -37,13 +37,13 @@ class TallyCounter(Collector):
         return self.counts.get(labels, 0)
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        family = CounterMetricFamily(self._name, self._documentation, labels=self.label_names)
         for labels, count in self.counts.items():
             family.add_metric(labels, count)
         yield family
 
     def describe(self) -> Iterator[CounterMetricFamily]:
-        yield CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        yield CounterMetricFamily(self._name, self._documentation, labels=self.label_names)
 
 
 class TallyHistogram(Collector):
@@ -59,7 +59,7 @@ class TallyHistogram(Collector):
     ) -> None:
         self._name = name
         self._documentation = documentation
-        self._labels = tuple(labels)
+        self.label_names = tuple(labels)
         self._bounds_us = tuple(bounds_us)
         self._series: dict[Labels, list[int]] = {}
         self._exemplars: dict[tuple[Labels, int], Exemplar] = {}
@@ -89,11 +89,12 @@ class TallyHistogram(Collector):
         return sum(self._series.get(labels, [0])[:-1])
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self.label_names)
         for labels, series in self._series.items():
             total = 0
             buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
-            bounds = [*(f"{us / 1e6:g}" for us in self._bounds_us), "+Inf"]
+            # As the library writes them, 1.0 and not 1: OpenMetrics has one way to write a bound.
+            bounds = [*(repr(us / 1e6) for us in self._bounds_us), "+Inf"]
             for place, (bound, count) in enumerate(zip(bounds, series, strict=False)):
                 total += count
                 exemplar = self._exemplars.get((labels, place))
@@ -102,4 +103,4 @@ class TallyHistogram(Collector):
         yield family
 
     def describe(self) -> Iterator[HistogramMetricFamily]:
-        yield HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        yield HistogramMetricFamily(self._name, self._documentation, labels=self.label_names)

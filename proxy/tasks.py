@@ -21,6 +21,10 @@ class TaskOwner:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def names(self) -> list[str]:
+        """Of the tasks that have not ended."""
+        return [task.get_name() for task in self._tasks]
+
     def spawn(self, work: Coroutine[Any, Any, T], name: str, *, reported: bool = True) -> asyncio.Task[T]:
         """Start a task. `reported`: an exception is logged; False when the caller awaits the task and handles it."""
         task = asyncio.get_running_loop().create_task(work, name=name)

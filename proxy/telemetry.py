@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
+
+from aiohttp import web
 
 from policies import bybit
 from policies.admission import Admitted, Charge, Refused
-from policies.descriptor import Descriptor, Outcome
-from policies.traceparent import Trace
+from policies.descriptor import Outcome
 from proxy.clock import Clock
-from proxy.log import request_events
 from proxy.metrics import Metrics
+from proxy.request_event import RequestLog
+from proxy.story import Story
 
-
-class Story:
-    """What is known of one request so far. The corridor writes it, nobody reads it before the end.
-
-    What stays at its default is not written for every request: this is on the hot path.
-    """
-
-    endpoint = "unknown"
-    descriptor: Descriptor | None = None
-    """Who asks and what, once that is understood."""
-    trace: Trace | None = None
-    """The trace that it belongs to, if its client has named one."""
-    source = "gateway"
-    """Who made the answer: exchange, cache or gateway."""
-    status = 0
-    outcome = ""
-    """Why the gateway answered itself, or what went wrong; empty for whole answers of the exchange."""
-    rule = ""
-    cache = ""
-    ret_code: int | None = None
-    attempts = 0
-    waited_us = 0
-    upstream_us = 0
-    body_bytes = 0
-    asked_bytes = 0
-    """Of the bodies of the answer and of the request."""
-    took_us = 0
-    """Known at the end."""
-
-    def __init__(self, request_id: str, method: str, began_us: int) -> None:
-        self.request_id = request_id
-        self.method = method
-        self.began_us = began_us
+__all__ = ["Story", "Telemetry"]
 
 
 class Telemetry:
@@ -53,8 +23,10 @@ class Telemetry:
         self.metrics = metrics
         self.listeners: list[Callable[[Story], None]] = []
         """Told of every request at its end, on the hot path: what they do is as short."""
+        self.begin: Callable[[Story, web.BaseRequest], None] | None = None
+        """Told of every request as it begins, where spans are made."""
         self._clock = clock
-        self._write = request_events()
+        self.requests = RequestLog(metrics)
 
     def count_admitted(self, charges: tuple[Charge, ...], admitted: Admitted) -> None:
         """For each rule: was there plenty of room, or little; or, of one on trial, none?"""
@@ -88,17 +60,19 @@ class Telemetry:
         """The end of a request. On the hot path: tallies and plain values."""
         metrics = self.metrics
         took_us = story.took_us = self._clock() - story.began_us
-        source, trace_id = story.source, "" if story.trace is None else story.trace.trace_id
+        source, trace_id = story.source, "" if story.trace is None else story.exemplar
         metrics.requests.counts[story.endpoint, _CLASSES.get(story.status // 100, "none"), source] += 1
-        metrics.added.observe((source,), took_us - story.waited_us - story.upstream_us, trace_id)
-        metrics.response.observe((story.endpoint,), took_us, trace_id)
+        # What is streamed goes at the pace of its reader: its time is the one until it began.
+        answered_us = story.streamed_us - story.began_us if story.streamed_us else took_us
+        metrics.added.observe((source,), max(0, answered_us - story.waited_us - story.upstream_us), trace_id)
+        metrics.response.observe((story.endpoint,), answered_us, trace_id)
         metrics.bytes.counts[_OUT] += story.body_bytes
         if source != "cache":
             metrics.bytes.counts[_IN] += story.asked_bytes
             self._tell_errors(story)
         for listener in self.listeners:
             listener(story)
-        self._write(_event(story))
+        self.requests.tell(story)
 
     def _tell_errors(self, story: Story) -> None:
         if story.source == "gateway":
@@ -115,34 +89,6 @@ def _kind_of_error(story: Story) -> str:
     if story.status >= 400:
         return "http-5xx" if story.status >= 500 else "http-4xx"
     return "refused" if story.ret_code else ""
-
-
-def _event(story: Story) -> dict[str, Any]:
-    """What the log says of it."""
-    descriptor = story.descriptor
-    event: dict[str, Any] = {
-        "id": story.request_id,
-        "method": story.method,
-        "endpoint": story.endpoint,
-        "ip": "" if descriptor is None else descriptor.ip,
-        "status": story.status,
-        "source": story.source,
-        "took_us": story.took_us,
-        "bytes": story.body_bytes,
-    }
-    if story.source != "cache":
-        event["waited_us"] = story.waited_us
-        event["upstream_us"] = story.upstream_us
-        event["attempts"] = story.attempts
-        if story.ret_code is not None:
-            event["ret_code"] = story.ret_code
-        if story.outcome:
-            event["outcome"] = story.outcome
-        if story.rule:
-            event["rule"] = story.rule
-    if story.cache:
-        event["cache"] = story.cache
-    return event
 
 
 _IN: Final = ("in",)

@@ -150,7 +150,8 @@ def read_keys(source: str, path: str, algorithms: Sequence[str]) -> list[_Key]:
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"expected a file that can be read, {path!r} cannot: {error.strerror}") from None
+        shown = repr(path) if "/" in path else "this one"  # it may be the secret itself, in the wrong field
+        raise ValueError(f"expected a file that can be read, {shown} cannot: {error.strerror}") from None
     match source:
         case "secret_file":
             return [_shared(raw.strip())]

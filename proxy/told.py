@@ -9,7 +9,7 @@ from multidict import MultiMapping
 
 from policies.conditions import NONE, Directives, acceptable, directives, matches, ours_only
 from proxy.cache import Entry, Variant
-from proxy.errors import Banned, Broken
+from proxy.errors import Banned, Broken, Shed
 from proxy.telemetry import Story
 from proxy.wire import Whole, head
 
@@ -97,7 +97,15 @@ def unchanged(entry: Entry, lines: bytes, story: Story) -> Whole:
 
 def why_stale(error: Exception) -> str:
     """In a word."""
-    return "banned" if isinstance(error, Banned) else "breaker" if isinstance(error, Broken) else "stale-if-error"
+    match error:
+        case Banned():
+            return "banned"
+        case Broken():
+            return "breaker"
+        case Shed():
+            return "overload"
+        case _:
+            return "stale-if-error"
 
 
 def _takes_json(accept: str) -> bool:

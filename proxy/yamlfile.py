@@ -13,10 +13,13 @@ from typing import Any, Final
 
 import yaml
 
+from policies.identity_schema import holds_secrets, nameable
+
 Place = tuple[str | int, ...]
 
 _INT: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _FLOAT: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
+_NAMED: Final = re.compile(r" '[A-Za-z0-9_!-]{2,}'")
 _WORDS: Final = {"true": True, "false": False, "null": None, "~": None, "": None}
 _PLAIN_TAGS: Final = frozenset(
     f"tag:yaml.org,2002:{name}"
@@ -65,7 +68,9 @@ def parse(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = None if mark is None else mark.line + 1
-        document.problems.append(Problem(source, line, "", f"not readable as YAML: {error.problem}"))
+        # A password that begins with * is an alias to YAML: names of the file's own are not repeated.
+        problem = _NAMED.sub(" of this name", error.problem or "")
+        document.problems.append(Problem(source, line, "", f"not readable as YAML: {problem}"))
         return document
     except yaml.YAMLError as error:
         document.problems.append(Problem(source, None, "", f"not readable as YAML: {error}"))
@@ -112,7 +117,8 @@ class _Builder:
                 self._problem(line, place, "too large or too deep for a configuration")
             return None
         if node.tag not in _PLAIN_TAGS:
-            self._problem(line, place, f"expected a plain value, got the tag {node.tag}")
+            tag = "a tag" if holds_secrets(place) else f"the tag {node.tag}"
+            self._problem(line, place, f"expected a plain value, got {tag}")
             return None
         if isinstance(node, yaml.ScalarNode):
             return scalar(node.value) if node.style is None else node.value
@@ -138,4 +144,4 @@ class _Builder:
         return data
 
     def _problem(self, line: int, place: Place, message: str) -> None:
-        self._document.problems.append(Problem(self._document.source, line, place_text(place), message))
+        self._document.problems.append(Problem(self._document.source, line, place_text(nameable(place)), message))

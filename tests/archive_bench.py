@@ -13,9 +13,10 @@ from policies.archive_schema import ArchiveSection
 from policies.coverage import Ranges
 from policies.segments import Series
 from proxy.archive.archive import Archive
-from proxy.archive.line import Line
+from proxy.archive.line import Line, Ward
 from proxy.archive.migrate import migrations
 from proxy.metrics import Metrics
+from proxy.pulse import Pulse
 from tests.postgres_server import SUPERUSER, PostgresServer
 
 NOW_US = 1_800_000_000_000_000
@@ -77,7 +78,8 @@ class Bench:
         await until(lambda: self.waiting == 0, "all is written")
 
     async def line(self) -> Line:
-        return await Line.open(self.section, migrations())
+        ward = Ward(Pulse(lambda: self.now_us), self.metrics, self.section.timeout, lambda: None)
+        return await Line.open(self.section, migrations(), ward)
 
 
 @asynccontextmanager

@@ -82,5 +82,5 @@ def test_the_lock_files_name_no_registry() -> None:
     for path in ROOT.glob("requirements*.lock"):
         assert "://" not in path.read_text()
         assert "--hash=sha256:" in path.read_text()
-    for path in ROOT.glob("tests/clients/js/package-lock.json"):
+    for path in (ROOT / "tests").rglob("package-lock.json"):
         assert '"resolved"' not in path.read_text()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
 from policies.archive_schema import ArchiveSection
 from policies.segments import Series
-from proxy.archive.line import NOTHING, Found, Line
+from proxy.archive.line import NOTHING, Found, Line, Ward
 from proxy.archive.migrate import migrations
 from proxy.archive.reader import WORKERS, Reader
 from proxy.archive.retention import Retention
@@ -18,10 +18,13 @@ from proxy.archive.waiting import Offer, Waiting
 from proxy.archive.writer import Writer
 from proxy.clock import Clock, Sleep
 from proxy.metrics import Metrics
+from proxy.pulse import Pulse
 from proxy.tasks import TaskOwner
 
 DRAIN_S: Final = 5.0
 _TELL_EVERY_US: Final = 60_000_000
+_YIELDING_PERCENT: Final = 50
+"""A queue that is fuller than that must be worked off, whoever else wants the processor."""
 
 
 class Archive:
@@ -36,11 +39,20 @@ class Archive:
         self._tasks = TaskOwner()
         self._wanted = migrations()
         self._waiting = Waiting(section.queue, section.batch)
+        self.pulse = Pulse(clock)
+        self._ward = Ward(self.pulse, metrics, section.timeout, self._waiting.nudge)
         self._writer = Writer(
-            self._waiting, self._connect, metrics, flush_s=section.flush / 1e6, oldest_ms=self.oldest_ms
+            self._waiting,
+            self._connect,
+            metrics,
+            flush_s=section.flush / 1e6,
+            oldest_ms=self.oldest_ms,
+            yields=lambda: self.yields() and self.percent_full < _YIELDING_PERCENT,
         )
         self._reader = Reader(self._connect, metrics, clock, section.timeout / 1e6)
         self._retention = Retention(self._connect, self.oldest_ms, sleep)
+        self.yields: Callable[[], bool] = lambda: False
+        """Whether others need the processor more: then it is written more slowly."""
         self._dropped = 0
         self._told_us: int | None = None
         self._log = structlog.get_logger()
@@ -94,6 +106,17 @@ class Archive:
         """
         return await self._reader.read(series, low_ms, high_ms) if self._section.serve else NOTHING
 
+    @property
+    def percent_full(self) -> int:
+        """Of the queue."""
+        return 100 * self._waiting.rows // self._section.queue
+
+    @property
+    def pressing(self) -> int:
+        """How full the queue is, in percent, while it is written; 0 while the database is lost: it would not help it
+        to be offered less."""
+        return self.percent_full if self._writer.connected else 0
+
     def oldest_ms(self) -> int:
         """Candles that open before this instant are not kept."""
         retention_us = self._section.retention
@@ -111,7 +134,7 @@ class Archive:
         }
 
     async def _connect(self) -> Line:
-        return await Line.open(self._section, self._wanted)
+        return await Line.open(self._section, self._wanted, self._ward)
 
     def _drop(self, rows: int) -> None:
         self._dropped += rows

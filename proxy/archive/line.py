@@ -7,7 +7,7 @@ of a third party goes further than this: it may hold addresses and values.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NamedTuple, Self
 
@@ -18,6 +18,8 @@ from policies.coverage import Ranges
 from policies.segments import Series
 from proxy.archive.migrate import Migration, NewerError, migrate
 from proxy.archive.waiting import Offer
+from proxy.metrics import Metrics
+from proxy.pulse import SLOW_PART, SLOW_WRITE_US, Pulse, Queries
 
 CONNECT_S: Final = 10.0
 _LEAST_SERVER: Final = 14
@@ -119,19 +121,31 @@ class Found(NamedTuple):
 NOTHING: Final = Found([], ())
 
 
+class Ward:
+    """Watches over all connections: how the database fares, and which calls were slow. `ended` is called whenever a
+    connection has ended, whoever has ended it."""
+
+    def __init__(self, pulse: Pulse, metrics: Metrics, read_timeout_us: int, ended: Callable[[], None]) -> None:
+        self.pulse = pulse
+        self.ended = ended
+        self.reads = Queries(metrics, "archive-read", read_timeout_us // SLOW_PART)
+        self.writes = Queries(metrics, "archive-write", SLOW_WRITE_US)
+
+
 class Line:
     """A connection whose tables are up to date. Every call is bounded in time and raises Lost."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, ward: Ward) -> None:
         self._connection = connection
+        self._ward = ward
 
     @classmethod
-    async def open(cls, section: ArchiveSection, wanted: Sequence[Migration]) -> Self:
+    async def open(cls, section: ArchiveSection, wanted: Sequence[Migration], ward: Ward) -> Self:
         import asyncpg  # noqa: PLC0415  # an extra: who keeps no archive need not have it
 
         assert section.url is not None  # noqa: S101
         password = None if section.password is None else section.password.get_secret_value()
-        line = cls(None)
+        line = cls(None, ward)
         async with line._calling(CONNECT_S):
             connection = line._connection = await asyncpg.connect(
                 section.url.get_secret_value(),
@@ -139,6 +153,7 @@ class Line:
                 timeout=CONNECT_S,
                 server_settings={"application_name": "bybit-gateway"},
             )
+            connection.add_termination_listener(lambda _: ward.ended())
             if connection.get_server_version().major < _LEAST_SERVER:
                 raise Lost("server-too-old")
             await connection.execute(_SETUP)
@@ -171,7 +186,7 @@ class Line:
     async def store(self, offers: Sequence[Offer], not_before_ms: int) -> Stored:
         """All of it or nothing, and again is as good as once. What opens before that instant is left out."""
         copying = _Copying(offers)
-        async with self._calling(_WRITE_S):
+        async with self._calling(_WRITE_S, self._ward.writes):
             await self._connection.copy_to_table(
                 "bybit_kline_staging", schema_name="pg_temp", columns=("offer", "candle"), source=copying.chunks()
             )
@@ -181,7 +196,7 @@ class Line:
 
     async def read(self, series: Series, low_ms: int, high_ms: int, timeout_s: float) -> Found:
         """What is known of [low, high)."""
-        async with self._calling(timeout_s):
+        async with self._calling(timeout_s, self._ward.reads):
             text, lows, highs = await self._connection.fetchrow(_READ, *_key(series), low_ms, high_ms)
         rows = [] if text is None else text.encode().split(b"\n")
         return Found(rows, tuple(zip(lows or (), highs or (), strict=True)))
@@ -206,7 +221,9 @@ class Line:
             return int(await self._connection.fetchval(_FORGET, *_key(series), before_ms, at_most))
 
     @asynccontextmanager
-    async def _calling(self, timeout_s: float) -> AsyncIterator[None]:
+    async def _calling(self, timeout_s: float, queries: Queries | None = None) -> AsyncIterator[None]:
+        pulse = self._ward.pulse
+        began_us = pulse.clock()
         try:
             async with asyncio.timeout(timeout_s):
                 yield
@@ -215,7 +232,16 @@ class Line:
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is: this connection is not to be trusted any more
             self.drop()
-            raise (error if isinstance(error, Lost) else Lost(_reason(error))) from None
+            lost = error if isinstance(error, Lost) else Lost(_reason(error))
+            if not lost.of_the_data:
+                pulse.failed(lost.reason)
+            if queries is not None:
+                queries.failed(lost.reason)
+            raise lost from None
+        took_us = pulse.clock() - began_us
+        pulse.answered(took_us)
+        if queries is not None:
+            queries.answered(took_us)
 
 
 class _Copying:

@@ -53,7 +53,8 @@ class Waiting:
         return True
 
     async def batch(self, within_s: float) -> list[Offer]:
-        """As much as makes a batch, or what there is after so long; nothing when it is closed and empty.
+        """As much as makes a batch, or what there is after so long; nothing after nudge(), or when it is closed and
+        empty.
 
         A revision is the last of its batch, so that batches are written in the order of the offers.
         """
@@ -78,6 +79,11 @@ class Waiting:
     def done(self, batch: list[Offer]) -> None:
         """Written or given up: there is room again."""
         self.rows -= sum(offer.weight for offer in batch)
+
+    def nudge(self) -> None:
+        """There is something else to do than to write what waits."""
+        self._some.set()
+        self._enough.set()
 
     def close(self) -> None:
         """Nothing more is taken in, and nothing is waited for."""

@@ -18,16 +18,25 @@ Connect = Callable[[], Awaitable[Line]]
 
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 10.0
+_YIELDING_S: Final = 1.0
+"""Between two batches, while others need the processor more."""
 
 
 class Writer:
     """A batch is tried until it is written; only what the database will never take is given up.
 
-    `oldest_ms` gives the instant before which candles are not kept.
+    `oldest_ms` gives the instant before which candles are not kept, `yields` whether to take it slowly.
     """
 
     def __init__(
-        self, waiting: Waiting, connect: Connect, metrics: Metrics, *, flush_s: float, oldest_ms: Callable[[], int]
+        self,
+        waiting: Waiting,
+        connect: Connect,
+        metrics: Metrics,
+        *,
+        flush_s: float,
+        oldest_ms: Callable[[], int],
+        yields: Callable[[], bool] = lambda: False,
     ) -> None:
         self.failure: str | None = None
         """Why nothing is written at present."""
@@ -36,6 +45,7 @@ class Writer:
         self._metrics = metrics
         self._flush_s = flush_s
         self._oldest_ms = oldest_ms
+        self._yields = yields
         self._line: Line | None = None
         self._failures = 0
         self._log = structlog.get_logger()
@@ -45,13 +55,17 @@ class Writer:
         return self._line is not None and not self._line.closed
 
     async def run(self) -> None:
-        """Until the queue is closed and empty."""
+        """Until the queue is closed and empty. Nothing is written, too: what keeps it from writing shows at the start,
+        and when any connection has ended, not with the next candle."""
+        batch: list[Offer] = []
         try:
-            await self._write([])  # what keeps it from writing shows at the start, not with the first candle
-            while batch := await self._waiting.batch(self._flush_s):
+            while self._waiting.rows or not self._waiting.closing.is_set():
                 await self._write(batch)
                 self._waiting.done(batch)
                 self._metrics.db_queue.set(self._waiting.rows)
+                if self._yields():
+                    await self._until_closing(_YIELDING_S)
+                batch = await self._waiting.batch(self._flush_s)
             if self._line is not None:
                 await self._line.close()
         finally:
@@ -101,6 +115,10 @@ class Writer:
         if self._waiting.closing.is_set():
             await asyncio.sleep(_FIRST_PAUSE_S)
             return
+        await self._until_closing(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # so that not all come at once
+
+    async def _until_closing(self, seconds: float) -> None:
+        """Or for so long."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(pause_s * random.uniform(0.5, 1.0)):  # noqa: S311  # so that not all come at once
+            async with asyncio.timeout(seconds):
                 await self._waiting.closing.wait()

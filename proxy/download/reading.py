@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from policies import bybit
+from proxy.log import redact_text
 
 _GATEWAY: Final = "X-Gateway"
 _PASSING: Final = frozenset({bybit.TOO_MANY_VISITS, bybit.SERVER_TIMEOUT, bybit.SERVER_ERROR, *bybit.PROTECTING_CODES})
@@ -76,7 +77,7 @@ def _told(headers: Mapping[str, str], body: bytes) -> Verdict:
     if code in _PASSING:
         busy = code == bybit.TOO_MANY_VISITS or code in bybit.PROTECTING_CODES
         return Again(f"retCode {code}", _reset_us(headers, body) if busy else None, busy)
-    return Refused(f"{_member(body, 'retMsg') or 'refused'} (retCode {code})")
+    return Refused(f"{redact_text(str(_member(body, 'retMsg') or 'refused'))} (retCode {code})")
 
 
 def _reset_us(headers: Mapping[str, str], body: bytes) -> int | None:

@@ -14,8 +14,9 @@ from policies.descriptor import Descriptor
 from policies.priority import Priority
 from policies.segments import Rows, Series
 from proxy.clock import Clock, Sleep
-from proxy.errors import Banned, Broken, Unanswered, UpstreamError, reason_of
+from proxy.errors import Banned, Broken, Shed, Unanswered, UpstreamError, reason_of
 from proxy.inner import Inner, Inside
+from proxy.log import redact_text
 
 CLAMPED: Final = frozenset({200, 500})
 """Numbers of rows to which answers have been cut, whatever was asked for."""
@@ -34,7 +35,7 @@ class Limited(Exception):
         self.refused = refused
 
 
-FAILURES: Final = (Unanswered, Limited, Banned, Broken, UpstreamError)
+FAILURES: Final = (Unanswered, Limited, Banned, Broken, Shed, UpstreamError)
 """Why there may be no answer."""
 
 
@@ -80,7 +81,7 @@ class Asker:
         while True:
             try:
                 return await self._once(target, subject)
-            except (Unanswered, Limited, Broken, UpstreamError) as error:
+            except (Unanswered, Limited, Broken, Shed, UpstreamError) as error:
                 wait_us = _wait_us(error, pause_us)
                 if not self.patient or wait_us is None or self._clock() + wait_us - since_us > _PATIENCE_US:
                     raise
@@ -109,6 +110,9 @@ def told(error: Exception) -> Unanswered:
         case Broken():
             detail = "the exchange fails, nothing is sent for a while"
             return Unanswered(503, "breaker-open", detail, code=bybit.SERVER_ERROR, wait_us=error.wait_us)
+        case Shed():
+            detail = "the gateway has too much to do, nothing is sent for it for a while"
+            return Unanswered(503, "overload", detail, code=bybit.SERVER_ERROR, wait_us=error.wait_us)
         case UpstreamError():
             return Unanswered(502, error.reason, "no answer of the exchange", code=bybit.SERVER_ERROR)
         case _:
@@ -120,7 +124,7 @@ def _wait_us(error: Exception, pause_us: int) -> int | None:
     match error:
         case Limited():
             return error.refused.wait_us
-        case Broken() | Unanswered():
+        case Broken() | Shed() | Unanswered():
             return error.wait_us
         case _:
             return pause_us
@@ -173,4 +177,4 @@ def _text(body: bytes) -> str:
         text = orjson.loads(body)["retMsg"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return "no reason given"
-    return str(text)[:_SHOWN]
+    return redact_text(str(text))[:_SHOWN]

@@ -61,6 +61,7 @@ class BatchPage:
                     desk.given(0, asker, story)
                     return Whole(lines(format_, request_id), b"")
                 stream = Stream(lines(format_, request_id), length=None, patience_s=PATIENCE_S)
+                story.streamed_us = desk.clock()
                 async with aclosing(self._pieces(question, begun, results, asker, story)) as pieces:
                     story.body_bytes = await stream.send(request, pieces)
                 return stream

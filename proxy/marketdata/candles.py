@@ -51,6 +51,7 @@ class CandlePages:
             length = sum(map(len, pieces))
             head = lines(format_, request_id) + b"Content-Length: %d\r\n" % length
             stream = Stream(head, length=length, patience_s=PATIENCE_S)
+            story.streamed_us = desk.clock()
             story.body_bytes = await desk.waited(story, stream.send(request, _each(pieces)))
             return stream
 
@@ -118,6 +119,7 @@ class CandlePages:
                     return Whole(lines(format_, request_id), b"")
                 asker.patient = True
                 stream = Stream(lines(format_, request_id), length=None, patience_s=PATIENCE_S)
+                story.streamed_us = desk.clock()
                 try:
                     story.body_bytes = await stream.send(request, pieces)
                 except FAILURES as error:

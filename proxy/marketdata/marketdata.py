@@ -15,6 +15,7 @@ from policies.market_questions import BadQuestion, Latest
 from proxy import errors
 from proxy.caches import Caches
 from proxy.clock import Clock, Sleep
+from proxy.describe import Asked
 from proxy.errors import Unanswered
 from proxy.marketdata.asking import Limited
 from proxy.marketdata.batch import BatchPage
@@ -80,11 +81,11 @@ class Marketdata:
         return endpoint_of(raw_target)
 
     async def answer(
-        self, request: web.BaseRequest, of: Descriptor, story: Story, request_id: bytes
+        self, request: web.BaseRequest, asked: Asked, story: Story, request_id: bytes
     ) -> web.StreamResponse | Refused:
-        """Raises Banned, Broken and UpstreamError, where the exchange would have to be asked."""
+        """Raises Banned, Broken, Shed and UpstreamError, where the exchange would have to be asked."""
         try:
-            return await self._answer(request, of, story, request_id)
+            return await self._answer(request, asked.descriptor, story, request_id)
         except Limited as error:
             return error.refused
         except Unanswered as error:

@@ -6,10 +6,13 @@ caching    answers, candles, the level in Redis
 exchange   what the upstream says, bans, streams
 storage    the common store and the archive
 system     memory, event loop, dependencies, configuration
+page       docs/metrics.md
 bounds     of buckets;  merging: what becomes of the gauges of several workers
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 
@@ -21,7 +24,9 @@ from proxy.metrics.storage import Storage
 from proxy.metrics.system import System
 from proxy.metrics.traffic import Traffic
 
-__all__ = ["GAUGES", "Metrics"]
+__all__ = ["GAUGES", "GROUPS", "Metrics"]
+
+GROUPS: Final = (Traffic, Limits, Caching, Exchange, Storage, System)
 
 
 class Metrics(Traffic, Limits, Caching, Exchange, Storage, System):
@@ -29,5 +34,5 @@ class Metrics(Traffic, Limits, Caching, Exchange, Storage, System):
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
-        for group in (Traffic, Limits, Caching, Exchange, Storage, System):
+        for group in GROUPS:
             group.__init__(self, registry)

@@ -9,6 +9,8 @@ from proxy.tally import TallyCounter, TallyHistogram
 
 
 class Caching:
+    """The caches of answers and candles, their level in Redis, and what is made of them."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
         self.cache_operations = TallyCounter(
             "bybit_cache_operations", "Look-ups and stores of the cache.", ["operation", "result"], registry
@@ -31,12 +33,16 @@ class Caching:
             ["result"],
             registry=registry,
         )
+        for result in ("fetched", "not-needed", "busy", "held-back", "failed"):
+            self.boundary.labels(result)
         self.shadow_compared = Counter(
             "gateway_shadow_comparisons",
             "Answers put together from candles and compared with the exchange's. `different` must stay 0.",
             ["result"],
             registry=registry,
         )
+        for result in ("same", "different", "not-compared"):
+            self.shadow_compared.labels(result)
         self.odd_answers = Counter(
             "gateway_candles_odd_answers",
             "Successful answers about candles from which nothing is learned, because they are not as documented.",

@@ -8,6 +8,8 @@ from proxy.tally import TallyCounter
 
 
 class Exchange:
+    """What the exchange says, and how its upstream fares."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
         self.exchange_codes = Counter(
             "gateway_exchange_errors",
@@ -56,6 +58,24 @@ class Exchange:
         )
         self.websocket_connections = Gauge(
             "websocket_connections_active", "WebSocket connections that stand.", ["endpoint"], registry=registry
+        )
+        self.websocket_opened = Counter(
+            "gateway_websocket_connections",
+            "WebSocket connections that clients asked for: opened, refused (by the exchange), or failed.",
+            ["endpoint", "result"],
+            registry=registry,
+        )
+        self.websocket_closed = Counter(
+            "gateway_websocket_ends",
+            "Their ends, by who ended them: client, exchange, or without a word client-gone, stream-lost; drained.",
+            ["endpoint", "by"],
+            registry=registry,
+        )
+        self.websocket_messages = TallyCounter(
+            "gateway_websocket_messages",
+            "Their messages, pings and pongs included: in from clients, out to them.",
+            ["endpoint", "direction"],
+            registry,
         )
         self.stream_reconnects = Counter(
             "gateway_stream_reconnects",

@@ -9,6 +9,8 @@ from proxy.tally import TallyCounter, TallyHistogram
 
 
 class Limits:
+    """The limits: who met which, what is left, who waits."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
         self.limit_hits = TallyCounter(
             "rate_limit_hits",

@@ -44,5 +44,7 @@ GAUGES: Final[Mapping[str, Callable[[Iterable[float]], float]]] = {
     "dependency_health_status": min,
     "gateway_dependency_latency_seconds": max,
     "gateway_build_info": max,
+    "gateway_started_seconds": max,
+    "gateway_usage_waiting_rows": sum,
 }
 """How the values of several workers become one, for each gauge."""

@@ -13,6 +13,8 @@ QUERY_TYPES: Final = ("limits", "cache", "archive-read", "archive-write")
 
 
 class Storage:
+    """The common store and the archive."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
         self.store_mode = Gauge(
             "gateway_store_mode",
@@ -42,7 +44,10 @@ class Storage:
             "backpressure_redis_queue_size", "Calls that wait for an answer of Redis.", registry=registry
         )
         self.slow_queries = Counter(
-            "slow_query_count", "Calls of Redis or PostgreSQL that took long.", ["query_type"], registry=registry
+            "slow_query_count",
+            "Calls of Redis or PostgreSQL that took at least half of their timeout (writes to the archive: a second).",
+            ["query_type"],
+            registry=registry,
         )
         self.query_timeouts = Counter(
             "query_timeout_count",
@@ -74,3 +79,12 @@ class Storage:
         )
         for result in ("whole", "part", "nothing", "failed", "skipped"):
             self.db_reads.labels(result)
+        self.usage_flushes = Counter(
+            "gateway_usage_flushes",
+            "Batches of usage figures put into the store: stored, repeated (was there already), failed (tried again).",
+            ["result"],
+            registry=registry,
+        )
+        self.usage_waiting = Gauge(
+            "gateway_usage_waiting_rows", "Usage figures that are not in the store yet, rows.", registry=registry
+        )

@@ -8,6 +8,8 @@ from proxy.tally import TallyCounter
 
 
 class System:
+    """The process itself: its configuration, its memory, its event loop, and what it depends on."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
         self.config_reloads = Counter(
             "gateway_config_reloads", "Loads of a changed configuration, by result.", ["result"], registry=registry
@@ -48,7 +50,8 @@ class System:
         )
         self.dependency_up = Gauge(
             "dependency_health_status",
-            "1 while what the gateway depends on answers, 0 while it does not.",
+            "1 while what the gateway depends on answers, 0 while it does not or may not be asked; absent while nobody "
+            "knows.",
             ["dependency"],
             registry=registry,
         )
@@ -56,9 +59,20 @@ class System:
             "gateway_dependency_latency_seconds", "Time of its latest answer.", ["dependency"], registry=registry
         )
         self.build = Gauge("gateway_build_info", "1; the version is a label.", ["version"], registry=registry)
+        self.started = Gauge(
+            "gateway_started_seconds", "When this process began, in seconds since 1970.", registry=registry
+        )
         self.cpu = Counter(
             "gateway_cpu_seconds", "Processor time of this process, by mode: user, system.", ["mode"], registry=registry
         )
+        self.spans_dropped = Counter(
+            "gateway_spans_dropped",
+            "Spans that no collector got: queue-full (they came faster than they could be delivered), not-delivered.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in ("queue-full", "not-delivered"):
+            self.spans_dropped.labels(reason)
         self.log_dropped = Gauge(
             "gateway_log_dropped_events", "Log events dropped because their reader was too slow.", registry=registry
         )

@@ -9,6 +9,8 @@ from proxy.tally import TallyCounter, TallyHistogram
 
 
 class Traffic:
+    """Requests of clients and how they were answered."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = TallyCounter(
             "bybit_api_requests",
@@ -58,12 +60,19 @@ class Traffic:
             ["error_type", "endpoint"],
             registry,
         )
+        self.unknown_writes = Counter(
+            "gateway_unknown_writes",
+            "Writes that were sent and never answered: they may have been executed.",
+            registry=registry,
+        )
         self.shed = Counter(
             "gateway_shed_requests",
-            "Requests turned away because the gateway has too much to do, by class.",
+            "Requests not sent to the exchange because the gateway has too much to do, by class.",
             ["priority"],
             registry=registry,
         )
+        for priority in ("live", "history"):
+            self.shed.labels(priority)
         self.slow = Counter(
             "gateway_slow_requests",
             "Requests that took longer than log.slow, by endpoint.",

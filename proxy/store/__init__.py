@@ -28,6 +28,7 @@ from policies.admission import Admission, Charge, Quota
 from policies.pacing import Learned, Lesson
 from proxy.accounts import Accounts
 from proxy.egress import Egress, Trading
+from proxy.pulse import Pulse
 
 
 class Reservation(NamedTuple):
@@ -81,7 +82,22 @@ class News(Protocol):
         ...
 
 
+class Way(Protocol):
+    """The way to a store that is not in this process."""
+
+    @property
+    def pulse(self) -> Pulse: ...
+
+    @property
+    def waiting(self) -> int:
+        """Calls that nobody has taken up yet."""
+        ...
+
+
 class Store(Protocol):
+    @property
+    def way(self) -> Way | None: ...
+
     @property
     def news(self) -> News: ...
 
@@ -119,6 +135,10 @@ class Store(Protocol):
         """For the health page."""
         ...
 
+    def windows(self) -> int:
+        """How many there are in this process."""
+        ...
+
     async def reserve(self, reservation: Reservation) -> Admission:
         """Take all charges or none."""
         ...
@@ -143,6 +163,7 @@ class Store(Protocol):
         """These are the rules from now on. A window goes on under the quota of its name, whoever charges it."""
         ...
 
-    async def usage(self) -> list[Usage]:
-        """Every window in use, for people and metrics."""
+    async def usage(self, charges: Sequence[Charge] | None = None) -> list[Usage]:
+        """Every window in use, for people and metrics; or the windows of these charges, which costs little. Nothing
+        while nobody can tell."""
         ...

@@ -42,6 +42,8 @@ FAILURES: Final = (RedisError, RedisClusterException, OSError, EOFError)
 CONNECTIONS: Final = 8
 _HANDSHAKE_S: Final = 0.25
 
+OF_ITS_OWN: Final = "error-answer"
+"""The reason of a call that was refused for what stands under its keys."""
 _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (AuthenticationError, "authentication"),
     (AuthorizationError, "authentication"),
@@ -54,7 +56,7 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (ClusterDownError, "cluster-down"),
     (RedisClusterException, "cluster-down"),
     (NoScriptError, "no-script"),
-    (ResponseError, "error-answer"),
+    (ResponseError, OF_ITS_OWN),
     (TimeoutError, "timeout"),
     (builtins.TimeoutError, "timeout"),
 )
@@ -74,7 +76,7 @@ class StoreLost(Exception):
     @property
     def of_its_own(self) -> bool:
         """The call was refused for what stands under its keys; others may go on."""
-        return self.definite and self.reason == "error-answer"
+        return self.definite and self.reason == OF_ITS_OWN
 
 
 def renamed(error: BaseException) -> StoreLost:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import structlog
 
 from policies.respite import Respite
 from proxy.clock import Clock, Sleep
-from proxy.store.client import FAILURES, Client, StoreLost, closed, renamed
+from proxy.pulse import HEARD_SELDOM, Pulse, Queries
+from proxy.store.client import FAILURES, OF_ITS_OWN, Client, StoreLost, closed, renamed
 from proxy.store.line import Line
 from proxy.tasks import TaskOwner
 
 _WORKERS: Final = 4
 _TOGETHER: Final = 4
 """Values may be long: what goes together waits together."""
-_OF_THE_CALL: Final = frozenset({"error-answer", "permission", "out-of-memory"})
+_OF_THE_CALL: Final = frozenset({OF_ITS_OWN, "permission", "out-of-memory"})
 """Errors of a server that serves others as before."""
 _FIRST_KEY: Final = "bybit:reach"
 
@@ -53,7 +54,8 @@ class Commands:
     """`timeout_us` bounds every call as its caller sees it, waiting and connecting included. `connect_s` is what a
     connection may take beyond that, in the background.
 
-    The client is its own, with its own connections: values are long, and nobody else shall wait behind them.
+    The client is its own, with its own connections: values are long, and nobody else shall wait behind them. `name` is
+    for the log: cache_store_lost, cache_store_back.
     """
 
     def __init__(
@@ -63,9 +65,16 @@ class Commands:
         *,
         timeout_us: int,
         connect_s: float,
+        queries: Queries | None = None,
         respite: Respite | None = None,
         sleep: Sleep = asyncio.sleep,
+        name: str = "cache-store",
+        connections: int = _WORKERS,
     ) -> None:
+        self._name, self._event = name, name.replace("-", "_")
+        self._connections = connections
+        self.pulse = Pulse(clock, HEARD_SELDOM)
+        self._queries = queries
         self._client = client
         self._clock = clock
         self._sleep = sleep
@@ -87,15 +96,20 @@ class Commands:
     def resting(self) -> bool:
         return bool(self._reason)
 
+    @property
+    def waiting(self) -> int:
+        """Calls that nobody has taken up yet."""
+        return len(self._waiting)
+
     def reach(self) -> Reach:
         now_us = self._clock()
         again_us = now_us + self._respite.left_us(now_us) if self.resting else 0
         return Reach(not self.resting, self._reason, self._since_us, again_us)
 
     def start(self, tasks: TaskOwner) -> None:
-        for number in range(_WORKERS):
-            tasks.spawn(self._work(), f"cache-store-{number}")
-        tasks.spawn(self._recover(), "cache-store-recovery")
+        for number in range(self._connections):
+            tasks.spawn(self._work(), f"{self._name}-{number}")
+        tasks.spawn(self._recover(), f"{self._name}-recovery")
 
     async def close(self) -> None:
         """After the tasks have ended."""
@@ -108,25 +122,36 @@ class Commands:
         """
         return await self._answered(_Call(key, (command, key, *args), orphaned))
 
-    async def script(self, text: str, key: str, *args: Any) -> Any:
-        """As ask(), for a short script on one key."""
-        return await self._answered(_Call(key, ("EVAL", text, 1, key, *args), None))
+    async def script(self, text: str, key: str, *args: Any, also: Sequence[str] = ()) -> Any:
+        """As ask(), for a short script on one key, and on others with the same hash tag."""
+        return await self._answered(_Call(key, ("EVAL", text, 1 + len(also), key, *also, *args), None))
 
     async def _answered(self, call: _Call) -> Any:
         if self.resting:
             raise StoreLost(RESTING)
         self._waiting.append(call)
         self._wake.set()
-        answer = call.answer
+        answer, began_us = call.answer, self._clock()
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await answer
+                got = await answer
         except TimeoutError:
             self._gone(call)
+            self._count_failed("timeout")
             raise StoreLost("timeout") from None
+        except StoreLost as lost:
+            self._count_failed(lost.reason)
+            raise
         except asyncio.CancelledError:
             self._gone(call)
             raise
+        if self._queries is not None:
+            self._queries.answered(self._clock() - began_us)
+        return got
+
+    def _count_failed(self, reason: str) -> None:
+        if self._queries is not None:
+            self._queries.failed(reason)
 
     @staticmethod
     def _gone(call: _Call) -> None:
@@ -165,6 +190,7 @@ class Commands:
             calls = [call for call in calls if not call.answer.done()]
             if not calls:
                 return
+            began_us = self._clock()
             answers = await line.exchange([call.words for call in calls])
         except asyncio.CancelledError:
             self._fail(calls, StoreLost("closing"))
@@ -172,6 +198,7 @@ class Commands:
         except Exception as error:  # noqa: BLE001  # whatever it is: those who wait must hear of it
             self._fail(calls, self._failed(renamed(error), calls[0].key))
             return
+        self.pulse.answered(self._clock() - began_us)
         for call, answer in zip(calls, answers, strict=True):
             self._answer(call, answer)
 
@@ -193,11 +220,12 @@ class Commands:
     def _failed(self, lost: StoreLost, key: str) -> StoreLost:
         """The server is lost to all."""
         self._losses += 1
+        self.pulse.failed(lost.reason)
         if not self.resting:
             self._reason, self._suspect, self._since_us = lost.reason, key, self._clock()
             self._respite.failed(self._since_us)
             self._lost.set()
-            self._log.warning("cache_store_lost", reason=lost.reason)
+            self._log.warning(f"{self._event}_lost", reason=lost.reason)
         self._fail(list(self._waiting), lost)
         self._waiting.clear()
         return lost
@@ -223,6 +251,7 @@ class Commands:
 
     async def _try(self, line: Line) -> None:
         """One small question about the key that it failed on."""
+        began_us = self._clock()
         try:
             await line.open(self._losses)
             answer = await line.ask("GETRANGE", self._suspect, 0, 0)
@@ -232,8 +261,10 @@ class Commands:
         if lost is not None and lost.reason not in _OF_THE_CALL:
             self._reason = lost.reason
             self._losses += 1
+            self.pulse.failed(lost.reason)
             self._respite.failed(self._clock())
             return
         self._reason, self._since_us = "", self._clock()
+        self.pulse.answered(self._since_us - began_us)
         self._respite.answered()
-        self._log.info("cache_store_back")
+        self._log.info(f"{self._event}_back")

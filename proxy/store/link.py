@@ -18,7 +18,8 @@ from redis.exceptions import NoScriptError
 
 from proxy.clock import Clock
 from proxy.metrics import Metrics
-from proxy.store.client import FAILURES, Client, StoreLost, closed, renamed
+from proxy.pulse import SLOW_PART, Pulse, Queries
+from proxy.store.client import FAILURES, OF_ITS_OWN, Client, StoreLost, closed, renamed
 from proxy.store.line import Line
 from proxy.tasks import TaskOwner
 
@@ -97,6 +98,8 @@ class Link:
         not_after: Callable[[], int],
     ) -> None:
         self.client = client
+        self.pulse = Pulse(clock)
+        self._queries = Queries(metrics, "limits", round(timeout_s * 1e6) // SLOW_PART)
         self._forget = forget
         self._metrics = metrics
         self._clock = clock
@@ -108,6 +111,11 @@ class Link:
         self._teaching = asyncio.Lock()
         self._timeout_s = timeout_s
         self._connect_s = connect_s
+
+    @property
+    def waiting(self) -> int:
+        """Calls that nobody has taken up yet."""
+        return len(self._waiting)
 
     def start(self, tasks: TaskOwner) -> None:
         for number in range(_WORKERS):
@@ -154,13 +162,25 @@ class Link:
                 lost = error if isinstance(error, StoreLost) else renamed(error)
                 self._losses += 1
                 self._metrics.store_failures.labels(lost.reason).inc()
+                self.pulse.failed(lost.reason)
+                self._queries.failed(lost.reason, len(calls))
                 self._fail([*calls, *self._waiting], lost)
                 self._waiting.clear()
                 continue
             took_us = self._clock() - began_us
+            self._hear(answers, took_us)
             for call, answer in zip(calls, answers, strict=True):
                 self._metrics.store_calls.observe((call.script.name,), took_us)
                 self._answer(call, answer)
+
+    def _hear(self, answers: list[Any], took_us: int) -> None:
+        """A server that refuses what it is asked is no more use than one that is silent."""
+        self._queries.answered(took_us, len(answers))
+        error = next((answer for answer in answers if isinstance(answer, FAILURES)), None)
+        if error is None or (reason := renamed(error).reason) == OF_ITS_OWN:
+            self.pulse.answered(took_us)
+        else:
+            self.pulse.failed(reason)
 
     async def _sent(self, line: Line, calls: list[Call]) -> list[Any]:
         await line.open(self._losses)

@@ -52,6 +52,10 @@ class LocalShare:
     def narrow(self, part: Callable[[], int]) -> None:
         self._part = part
 
+    def windows(self) -> int:
+        """How many there are."""
+        return sum(store.windows() for store in (self._clients, self._sent, self._spare))
+
     @property
     def on_failure(self) -> OnFailure:
         return self._on_failure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -74,8 +74,9 @@ class Members:
     def saw(self, charges: tuple[Charge, ...]) -> None:
         self._in_use.saw(charges)
 
-    async def usage(self) -> list[Usage]:
-        return await self._in_use.usage()
+    async def usage(self, charges: Sequence[Charge] | None) -> list[Usage]:
+        """Of these windows; None: of all that are in use."""
+        return await (self._in_use.usage() if charges is None else self._remote.usage(charges))
 
     async def warnings(self, *, up: bool) -> list[str]:
         """What should be known of the server."""

@@ -65,6 +65,7 @@ class NobodyElse:
 class MemoryStore:
     warnings: Sequence[str] = ()
     news = NobodyElse()
+    way = None
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -199,13 +200,26 @@ class MemoryStore:
             self._windows[key] = _Kept(quota, window)
         self._forget_removed(now_us)
 
-    async def usage(self) -> list[Usage]:
+    async def usage(self, charges: Sequence[Charge] | None = None) -> list[Usage]:
         now_us = self._clock()
+        if charges is not None:
+            return [self._usage_of(charge, now_us) for charge in charges]
         self._sweep(now_us)
         return [usage_of(key, kept.quota, kept.window, now_us) for key, kept in self._windows.items()]
 
+    def _usage_of(self, charge: Charge, now_us: int) -> Usage:
+        """Without making a window: nobody has taken from it."""
+        kept = self._windows.get(charge.key)
+        if kept is None:
+            quota = self._today(charge.quota)
+            return usage_of(charge.key, quota, self._new_window(quota), now_us)
+        return usage_of(charge.key, kept.quota, kept.window, now_us)
+
     def status(self) -> dict[str, Any]:
         return {"kind": "memory", "status": "cold" if self.cold else "ok"}
+
+    def windows(self) -> int:
+        return len(self._windows)
 
     def _window(self, charge: Charge) -> Window:
         kept = self._windows.get(charge.key)

@@ -72,7 +72,8 @@ class SharedStore:
         """Of the exact quotas."""
         self._flying: dict[str, tuple[Reservation, bool]] = {}
         """What is on its way, and whether the store knows."""
-        self.news = members.news
+        self.news, self.way = members.news, remote.link
+        self.windows = local.windows
         self._part: Callable[[], int] = lambda: WHOLE
         self._endings = Endings(remote.end, may_send=lambda: standing.up)
         self._listeners: list[Callable[[], None]] = []
@@ -149,12 +150,12 @@ class SharedStore:
         self._local.adopt(rules)
         self._members.adopt(rules)
 
-    async def usage(self) -> list[Usage]:
+    async def usage(self, charges: Sequence[Charge] | None = None) -> list[Usage]:
         """Of every window that any gateway uses, as the store has it; nothing while it is lost."""
         if not self._standing.up:
             return []
         try:
-            return await self._members.usage()
+            return await self._members.usage(charges)
         except StoreLost:
             return []
 

@@ -95,7 +95,7 @@ def first_usable(setting: str, budget: tuple[str, str], environment: Mapping[str
     for path in places(setting, budget, environment):
         try:
             if setting == AUTO:
-                _make_private(path.parent)
+                make_private(path.parent)
             return StateFile.open(path)
         except OSError as error:
             reasons.append(f"{path}: {error.strerror}")
@@ -134,7 +134,7 @@ def places(setting: str, budget: tuple[str, str], environment: Mapping[str, str]
     yield Path(tempfile.gettempdir(), f"{_DIRECTORY}-{os.geteuid()}", name)
 
 
-def _make_private(directory: Path) -> None:
+def make_private(directory: Path) -> None:
     """Ours alone: in a place where everybody may write, another user could have prepared it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     entry = directory.lstat()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -13,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.clients.chain import KEY, RECV_WINDOW_MS, REPOSITORY, SECRET
+from tests import npm
+from tests.clients.chain import KEY, RECV_WINDOW_MS, SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 PROGRAMS: Final = Path(__file__).parent / "js"
 SNIPPETS: Final = Path(__file__).parent / "snippets"
 
-_CACHE: Final = REPOSITORY / ".make" / "js"
-_PACKAGES: Final = ("package.json", "package-lock.json")
-_INSTALL_S: Final = 240
 _RUN_S: Final = 90
 
 
@@ -59,33 +55,9 @@ class Node:
 
 def missing() -> str | None:
     """Why nothing can run here, or None."""
-    absent = [program for program in ("node", "npm") if shutil.which(program) is None]
-    return f"{' and '.join(absent)} not found: the JavaScript clients are not tested" if absent else None
+    return npm.missing("the JavaScript clients are")
 
 
 def installed() -> Node:
-    """The clients of the lock file; `npm ci` runs when the lock file is not the one that was installed last."""
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    wanted = hashlib.sha256(b"".join((PROGRAMS / name).read_bytes() for name in _PACKAGES)).hexdigest()
-    stamp = _CACHE / "installed"
-    with (_CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test workers share the directory
-        if not stamp.exists() or stamp.read_text() != wanted:
-            stamp.unlink(missing_ok=True)
-            _install()
-            stamp.write_text(wanted)
-    return Node(_CACHE)
-
-
-def _install() -> None:
-    for name in _PACKAGES:
-        shutil.copyfile(PROGRAMS / name, _CACHE / name)
-    done = subprocess.run(
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-        check=False,
-        cwd=_CACHE,
-        capture_output=True,
-        text=True,
-        timeout=_INSTALL_S,
-    )
-    assert done.returncode == 0, f"npm ci failed:\n{done.stdout}{done.stderr}"
+    """The clients of the lock file."""
+    return Node(npm.installed(PROGRAMS, "js"))

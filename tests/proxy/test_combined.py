@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from proxy.combined import Reading, combined, decoded, encoded, lasting, page, read
+from proxy.combined import Reading, combined, decoded, encoded, lasting, read, registry_of
 from proxy.metrics import GAUGES, Metrics
 from proxy.tally import TallyCounter, TallyHistogram
 
@@ -47,7 +47,7 @@ def test_the_sum_of_the_workers_is_what_one_process_would_tell(shares: list[tupl
 
     together = combined(decoded(encoded(read(process.registry))) for process in several)
 
-    assert lines(page(together)) == lines(generate_latest(one.registry))
+    assert lines(generate_latest(registry_of(together))) == lines(generate_latest(one.registry))
 
 
 def test_every_gauge_has_a_rule() -> None:

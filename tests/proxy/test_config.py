@@ -335,6 +335,8 @@ BEYOND_A_SCHEMA = {
     "archive_retention_of_hours",
     "archive_socket_and_host",
     "archive_timeout_of_a_minute",
+    "backpressure_calm_of_an_hour",
+    "backpressure_critical_below_high",
     "archive_tls_word",
     "header_of_nothing",
     "one_port_for_both",
@@ -380,6 +382,8 @@ BEYOND_A_SCHEMA = {
     "cache_rule_twice",
     "cache_stale_for_long",
     "candles_stream_of_an_hour",
+    "usage_flush_of_an_hour",
+    "usage_retention_of_hours",
 }
 """What takes more than the shape of a value to see: `check` finds it."""
 

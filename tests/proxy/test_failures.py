@@ -104,6 +104,7 @@ async def test_a_silent_upstream_is_given_up(request_bytes: bytes, sent: int) ->
         assert answer.get("X-Gateway") == "upstream-timeout"
         assert answer.get("X-Gateway-Outcome") == ("unknown" if sent == 1 else None)
         assert len(upstream.seen) == sent
+        assert app.metrics.registry.get_sample_value("gateway_unknown_writes_total") == (sent == 1)
 
 
 async def test_a_read_on_a_dead_connection_is_sent_again_and_counted_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import socket
@@ -107,6 +108,7 @@ async def test_planted_secrets_are_nowhere(captured: Captured) -> None:
     "text",
     [
         "error sign! origin_string[1668{k}5000category=linear]",
+        'error sign! origin_string[16685000{{"ids":["a"],"note":"{k}"}}]',
         "GET /v5/x?api_key={k}&a=b",
         "X-BAPI-API-KEY: {k}",
         '{{"secret": "{k}"}}',
@@ -204,6 +206,48 @@ def test_every_event_of_a_worker_tells_which_one_it_is() -> None:
         structlog.reset_defaults()
 
     assert [(event["event"], event["worker"]) for event in sink.events()] == [("started", 3), ("request", 3)]
+
+
+def test_the_level_can_be_set_for_a_while() -> None:
+    """For the loggers of this program and of its libraries, which exist already; adopt() ends it."""
+    sink = Captured()
+    log.set_up("warning", "json", sink)
+    try:
+        structlog.configure(cache_logger_on_first_use=False)
+        own, library = structlog.get_logger(), logging.getLogger("some.library")
+        for level in (None, "debug", "error"):
+            if level is not None:
+                log.set_level(level)
+            own.debug("small")
+            library.info("of a library")
+            log.request_events()({"id": "1"})
+            log.request_events()({"id": "1"}, slow=True)
+        assert (log.level(), log.form()) == ("error", "json")
+        log.adopt("info", "console")
+        assert (log.level(), log.form()) == ("info", "console")
+    finally:
+        structlog.reset_defaults()
+        log.adopt("info", "json")
+
+    assert [event["event"] for event in sink.events()] == [
+        "slow_request",
+        "small",
+        "library",
+        "request",
+        "slow_request",
+    ]
+
+
+def test_of_what_a_library_says_only_the_first_line_is_written(captured: Captured) -> None:
+    """On the others asyncio describes what has failed, with the text of its exception: that may hold anything."""
+    error = RuntimeError(f"odd header {KEY}")
+    logging.getLogger("asyncio").error(
+        "Task exception was never retrieved\nfuture: <Task exception=%r>", error, exc_info=error
+    )
+
+    (event,) = captured.events()
+    assert (event["message"], event["error"]) == ("Task exception was never retrieved", "RuntimeError")
+    assert KEY not in str(event)
 
 
 def _read_all(descriptor: int) -> bytes:

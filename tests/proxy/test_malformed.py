@@ -102,8 +102,9 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         assert [seen.target for seen in upstream.seen] == [b"/v5/x?n=%d" % n for n in range(5)]
 
 
-async def test_a_websocket_upgrade_is_told_where_to_go() -> None:
-    async with recorder() as upstream, gateway(upstream.url) as app:
+async def test_a_websocket_never_goes_where_requests_go() -> None:
+    """Its host is another one; switched off, it goes nowhere."""
+    async with recorder() as upstream, gateway(upstream.url, streams__enabled="false") as app:
         answer = await exchange_bytes(
             app.port,
             b"GET /v5/public/linear HTTP/1.1\r\nHost: me\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

@@ -1,0 +1,120 @@
+"""Alertmanager with the configuration as it is shipped: who is told of what, and what explains what."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.observability.programs import ALERTMANAGER, alertmanager, needs_prometheus
+from tests.observability.rulebooks import alerts
+
+HERE, ELSEWHERE = "gw-1:8080", "gw-2:8080"
+GROUPS = {alert.name: alert.group for alert in alerts()}
+CAUSES = {"Banned", "GatewayDown", "OverloadCritical", "ResponseTimeCritical"}
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    ("labels", "receiver"),
+    [
+        (("severity=critical", "group=exchange", "alertname=Banned"), "pager"),
+        (("severity=critical", "group=process"), "pager"),
+        (("severity=warning", "group=memory"), "chat"),
+        (("severity=info", "group=memory"), "nobody"),
+        (("alertname=SomethingElse",), "chat"),
+    ],
+)
+def test_alerts_reach_who_should_act(labels: tuple[str, ...], receiver: str) -> None:
+    for command in (
+        ["amtool", "check-config", str(ALERTMANAGER)],
+        [
+            "amtool",
+            "config",
+            "routes",
+            "test",
+            f"--config.file={ALERTMANAGER}",
+            f"--verify.receivers={receiver}",
+            *labels,
+        ],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_inhibitions_name_alerts_groups_and_labels_that_exist() -> None:
+    """A name that is misspelt would inhibit nothing, in silence."""
+    rules = yaml.safe_load(ALERTMANAGER.read_text())["inhibit_rules"]
+    for rule in rules:
+        for matcher in (*rule["source_matchers"], *rule["target_matchers"]):
+            label, value = re.split(r"\s*(?:=~|!=|=)\s*", matcher)
+            known = {"alertname": set(GROUPS), "group": set(GROUPS.values())}[label]
+            assert set(value.strip('"').split("|")) <= known, matcher
+
+    assert len(rules) == 4
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    text = ALERTMANAGER.read_text().replace("127.0.0.1:9095", "127.0.0.1:1")  # nobody is there to be told
+    with alertmanager(yaml.safe_load(text)) as running:
+        yield running
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    ("cause", "explained", "told"),
+    [
+        (
+            "Banned",
+            ["ErrorRateHigh", "ResponseTimeCritical", "ExchangeDown", "BreakerOpen", "StreamDown", "CacheHitRateLow"],
+            ["WriteFateUnknown", "MemoryHigh", "StoreDegraded", "ReloadFailed", "Banned"],
+        ),
+        ("GatewayDown", ["Banned", "ErrorRateHigh", "StoreDegraded", "MemoryHigh"], ["GatewayDown"]),
+        ("OverloadCritical", ["WorkIsShed"], ["EventLoopLagging", "OverloadCritical"]),
+        ("ResponseTimeCritical", ["ResponseTimeHigh"], ["ErrorRateHigh", "QueueWaitHigh"]),
+    ],
+)
+def test_a_cause_silences_what_it_explains_of_the_same_gateway_and_nothing_else(
+    url: str, cause: str, explained: list[str], told: list[str]
+) -> None:
+    # Each case has gateways of its own: alerts stay in Alertmanager for minutes.
+    here, elsewhere = f"{cause}-{HERE}", f"{cause}-{ELSEWHERE}"
+    names = {cause, *explained, *told}
+    fire(url, [(name, here) for name in names] + [(name, elsewhere) for name in names - CAUSES])
+    expected = {(name, here) for name in explained}
+    # It hears of alerts one by one, in a process of its own.
+    ends = time.monotonic() + 15
+    while (found := inhibited(url, cause, here, elsewhere)) != expected and time.monotonic() < ends:
+        time.sleep(0.05)  # noqa: TID251
+
+    assert found == expected
+
+
+def fire(url: str, named: list[tuple[str, str]]) -> None:
+    body = [
+        {"labels": {"alertname": name, "group": GROUPS[name], "instance": instance, "endpoint": "kline"}}
+        for name, instance in named
+    ]
+    request = urllib.request.Request(
+        f"{url}/api/v2/alerts", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.status == 200
+
+
+def inhibited(url: str, cause: str, here: str, elsewhere: str) -> set[tuple[str, str]] | None:
+    """None: not all alerts have arrived."""
+    with urllib.request.urlopen(f"{url}/api/v2/alerts", timeout=10) as answer:
+        known: list[dict[str, Any]] = json.load(answer)
+    ours = [each for each in known if each["labels"]["instance"] in {here, elsewhere}]
+    if not any(each["labels"]["alertname"] == cause for each in ours):
+        return None
+    return {(each["labels"]["alertname"], each["labels"]["instance"]) for each in ours if each["status"]["inhibitedBy"]}
