@@ -68,7 +68,7 @@ class Place:
         return await asyncio.to_thread(work)
 
     def file(self) -> Path:
-        (path,) = (self.state / "bybit-gateway").iterdir()
+        (path,) = (self.state / "bybit-gateway").glob("*.json")
         return path
 
 
@@ -242,4 +242,4 @@ async def test_a_path_of_ones_own_serves_as_well(tmp_path: Path) -> None:
                 events = await ended(started)
 
     assert names(events)[0] == "state_restored"
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(tmp_path.iterdir()) == [path, path.with_suffix(".usage")]
