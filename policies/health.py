@@ -1,8 +1,8 @@
 """How something that the gateway depends on fares, concluded from what it answers and what it does not.
 
 One failure among answers is an accident; failures and nothing else, for a second, are a state. Whoever has never been
-heard, or not for long, is taken by the first word about him. What is concluded stands until something is heard that
-says otherwise, so that it does not flicker.
+heard, or not for long, is taken by the first word about him, where that word says as much as any. What is concluded
+stands until something is heard that says otherwise, so that it does not flicker.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ class Status(StrEnum):
 
 class Patience(NamedTuple):
     """`failing_us`: failures alone for so long, and two at least, are a state. `silence_us`: what was heard so long ago
-    says nothing of now; 0: it does."""
+    says nothing of now; 0: it does. `first_counts`: of what is unknown the first failure is a state by itself."""
 
     failing_us: int = 1_000_000
     silence_us: int = 0
+    first_counts: bool = True
 
 
 class Vitals:
@@ -73,7 +74,7 @@ class Vitals:
             self._failing_us = now_us
         self._failures += 1
         self.failed_us, self._reason = now_us, reason
-        unheard = self._status is Status.UNKNOWN
+        unheard = self._patience.first_counts and self._status is Status.UNKNOWN
         lasts = self._failures >= _LEAST_FAILURES and now_us - self._failing_us >= self._patience.failing_us
         if unheard or lasts or not self._patience.failing_us:
             self._become(Status.DOWN, self._failing_us)
@@ -96,6 +97,11 @@ class Vitals:
     def reason(self) -> str:
         """Why it is down; empty when it is not."""
         return self._reason if self._status is Status.DOWN else ""
+
+    def failing(self, now_us: int) -> bool:
+        """Whether the latest word was a failure: what is down, and what may be."""
+        self._look(now_us)
+        return self._failures > 0
 
     @property
     def heard_us(self) -> int | None:

@@ -88,6 +88,10 @@ Name = Annotated[
 Partition = Literal["egress", "ip", "endpoint", "api_key", "client", "tier"]
 
 
+TAKEN: Final = frozenset({"stream-new", "stream-concurrent", "order-lane"})
+"""Names of rules that stand in no list."""
+
+
 def one_or_many(**item: Any) -> WithJsonSchema:
     """What an editor is told where a text may stand for a list of one."""
     word = {"type": "string", **item}
@@ -191,6 +195,13 @@ class LimitSection(Section):
         description="http: 429 with Retry-After; bybit: 200 with retCode 10006, as the exchange would.",
     )
     shadow: bool = Field(default=False, description="Evaluated and counted, never enforced.")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, value: str) -> str:
+        if value in TAKEN:
+            raise ValueError(f"expected another name than {value!r}, which is a rule of the gateway's own")
+        return value
 
     @field_validator("partition")
     @classmethod

@@ -32,9 +32,12 @@ def endpoint_of(path: str) -> str | None:
     return UNLISTED if path.startswith(_PREFIX) else None
 
 
+_WITHOUT: Final = 1005
+
+
 def close_code(heard: int | None) -> int:
     """What one side is told when the other has closed with that code, or without any."""
-    if heard is None or heard == 1005:
+    if heard in {None, 0, _WITHOUT}:  # aiohttp has 0 for a frame without a code
         return NORMAL
     sendable = 1000 <= heard < 1016 or 3000 <= heard < 5000
     return heard if sendable and heard not in _NEVER_SENT else INTERNAL

@@ -10,7 +10,8 @@ from policies.admission import Counts, Quota, RefuseWith, WhenFull, WindowKind
 from policies.quantities import Rate
 from policies.schema import RateText, Section, SizeBytes
 
-_NEW: Final = Rate(500, 300_000_000)
+_NEW: Final = Rate(400, 300_000_000)
+"""The exchange allows 500. What is left is for the gateway's own streams of candles, and for a restart."""
 
 
 class StreamsSection(Section):
@@ -23,7 +24,9 @@ class StreamsSection(Section):
     concurrent: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=1000, description="Connections at one time to one stream, of all gateways of the address together."
     )
-    max_message: SizeBytes = Field(default=4 << 20, description="A longer message ends its connection.")
+    max_message: Annotated[SizeBytes, Field(ge=1 << 10, le=1 << 30)] = Field(
+        default=4 << 20, description="A longer message ends its connection; 1KiB to 1GiB."
+    )
 
     def quota(self) -> Quota:
         """Of new connections."""

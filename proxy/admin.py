@@ -36,6 +36,8 @@ Handler = Callable[[web.BaseRequest, bytes], Awaitable[web.StreamResponse]]
 
 _MOST_BYTES: Final = 4 << 10
 _PATIENCE_S: Final = 5.0
+_LONG_US: Final = 20_000
+_RESTS: Final = 10
 _JSON: Final = b"application/json; charset=utf-8"
 _LIMITS: Final = "/gateway/limits"
 _TRADING: Final = "/gateway/trading"
@@ -75,6 +77,8 @@ class Admin:
         self._numbers = itertools.count(1)
         self._ready = False
         self._free: set[str] = set()
+        self._metrics_pages: dict[bytes, tuple[int, bytes]] = {}
+        """What took long to write, and until when it is given to whoever asks: orders must not wait for scrapers."""
         self.drains = False
         self.draining: list[Callable[[], None]] = []
         """Called when the drain begins."""
@@ -112,10 +116,18 @@ class Admin:
         """Whether a target is the gateway's own. Such targets are never forwarded, known or not."""
         return reserved(raw_target)
 
+    async def elsewhere(self) -> web.StreamResponse:
+        """The answer to who asks for a page on the port of the traffic, while the pages have one of their own."""
+        return errors.plain(
+            404, "not-found", "The gateway's own pages are on another port: admin.port.", self._new_id()
+        )
+
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        request_id = f"{self._prefix}{next(self._numbers):08x}".encode()
+        request_id = self._new_id()
         if not self._may_see(request):
             return errors.unauthorized_page(request_id)
+        if self._token is None and _is_of_another_site(request):
+            return errors.plain(403, "cross-site", "Pages of other sites may not ask for this one.", request_id)
         path, _, query = request.raw_path.partition("?")
         handler = self._handlers.get(path)
         if handler is not None and (path not in self._pages or request.method == "POST"):
@@ -125,6 +137,9 @@ class Admin:
             return errors.plain(404, "not-found", "The gateway has no such page.", request_id)
         return await self._shown(request, request_id, page)
 
+    def _new_id(self) -> bytes:
+        return f"{self._prefix}{next(self._numbers):08x}".encode()
+
     async def _shown(self, request: web.BaseRequest, request_id: bytes, page: Page) -> Whole:
         if request.method not in {"GET", "HEAD"}:
             return errors.plain(405, "method-not-allowed", "This page can only be read.", request_id)
@@ -132,6 +147,7 @@ class Admin:
         lines = [
             (b"Content-Type", content_type),
             (b"Cache-Control", b"no-store"),
+            (b"X-Content-Type-Options", b"nosniff"),
             (b"X-Gateway", b"own-page"),
             (b"X-Request-Id", request_id),
             (b"Content-Length", b"%d" % len(body)),
@@ -225,12 +241,19 @@ class Admin:
         form = form_for(",".join(request.headers.getall("Accept", ())))
 
         async def page() -> tuple[int, bytes, bytes]:
+            began_us = self._clock()
+            until_us, kept = self._metrics_pages.get(form.content_type, (0, b""))
+            if began_us < until_us:
+                return 200, form.content_type, kept
             if self.siblings is None:
                 await self._readings.take()
                 registry = self._metrics.registry
             else:
                 registry = combined.registry_of((await self.siblings.gathered()).with_workers())
-            return 200, form.content_type, form.write(registry)
+            written, ended_us = form.write(registry), self._clock()
+            if ended_us - began_us > _LONG_US:
+                self._metrics_pages[form.content_type] = ended_us + _RESTS * (ended_us - began_us), written
+            return 200, form.content_type, written
 
         return await self._shown(request, request_id, page)
 
@@ -245,6 +268,18 @@ def is_now(state: dict[str, Any], request_id: bytes) -> Whole:
     body = _json(state)
     lines = [(b"Content-Type", _JSON), (b"X-Gateway", b"own-page"), (b"X-Request-Id", request_id)]
     return Whole(head(200, [*lines, (b"Content-Length", b"%d" % len(body))]), body)
+
+
+def _is_of_another_site(request: web.BaseRequest) -> bool:
+    """A browser asks for a page of the gateway because somebody else's page says so.
+
+    Where a token is wanted it could not know it. https://www.w3.org/TR/fetch-metadata/
+    """
+    if not request.raw_path.startswith("/gateway"):
+        return False
+    origin = request.headers.get("Origin")
+    foreign = origin is not None and origin.partition("://")[2] != request.headers.get("Host")
+    return foreign or request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}
 
 
 def reserved(raw_target: str) -> bool:

@@ -168,6 +168,7 @@ class App:
             egress=self.egress,
             breaker=self.breaker,
             drift=drift,
+            rules=lambda: self._config.quotas(Counts.UPSTREAM),
             sink=sink,
         )
         self.admin = Admin(
@@ -316,7 +317,7 @@ class App:
             # First, so that it closes last: who watches the drain must be able to ask.
             pages = traffic_server(self.admin.handle, listen, self.clock, self.metrics)
             self.admin_port = await self._bind(stack, pages, admin.host, admin.port, 1.0)
-        handler = self._traffic_and_pages if admin.port is None else self._traffic
+        handler = self._traffic_and_pages if admin.port is None else self._traffic_alone
         server = traffic_server(handler, listen, self.clock, self.metrics)
         self.port = await self._bind(stack, server, listen.host, listen.port, self._drain_seconds())
 
@@ -331,6 +332,11 @@ class App:
     def _traffic_and_pages(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         own = self.admin.owns(request.raw_path)
         return self.admin.handle(request) if own else self._traffic(request)
+
+    def _traffic_alone(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        """What asks for a page of ours here is not the exchange's business: it may hold the admin token."""
+        own = self.admin.owns(request.raw_path)
+        return self.admin.elsewhere() if own else self._traffic(request)
 
     def _traffic(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         if UPGRADE in request.headers and request.headers[UPGRADE].lower() == "websocket":

@@ -221,8 +221,10 @@ def unauthorized_page(request_id: bytes) -> Whole:
     return _answer(401, "unauthorized", body, request_id, lines)
 
 
-def plain(status: int, reason: str, detail: str, request_id: bytes) -> Whole:
-    return _answer(status, reason, f"{detail}\n".encode(), request_id, [_TEXT])
+def plain(status: int, reason: str, detail: str, request_id: bytes, *, retry_s: int | None = None) -> Whole:
+    """`retry_s`: in so many seconds it is worth asking again."""
+    again = [] if retry_s is None else [(b"Retry-After", b"%d" % retry_s)]
+    return _answer(status, reason, f"{detail}\n".encode(), request_id, [_TEXT, *again])
 
 
 def limited(refused: Refused, request_id: bytes, now_us: int) -> Whole:

@@ -1,8 +1,9 @@
 """How the exchange fares: from what clients' requests were answered, and from one question of our own where nobody
 has asked it anything for a while.
 
-That question costs budget like any other request. So it is sent only when somebody wants to know, at most once a
-minute, behind everybody who waits, and never while nothing may be sent.
+That question costs budget like any other request. So it is sent only when somebody wants to know, or when the last word
+was a bad one and nobody else would find out that it no longer holds; at most once a minute, behind everybody who waits,
+and never while nothing may be sent.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from proxy.attempts import Attempts
 from proxy.breaker import Breaker
 from proxy.clock import Clock, shown
 from proxy.egress import Egress
-from proxy.errors import Banned, Broken, UpstreamError
+from proxy.errors import Banned, Broken, Shed, UpstreamError
 from proxy.inner import Inner
 from proxy.tasks import TaskOwner
 
@@ -72,8 +73,15 @@ class ExchangeHealth:
         self._asked_us: int | None = None
         self._asking: asyncio.Task[bool] | None = None
 
+    def look(self) -> None:
+        """Now and then: changes by mere time are noticed near to when they happen, and the exchange is asked where it
+        was left with a failure."""
+        self.fare()
+        if self._attempts.pulse.vitals.failing(self._clock()) or self._breaker.state is State.HALF_OPEN:
+            self._ask_if_quiet()
+
     def fare(self) -> Fare:
-        """As it is now. Called now and then, so that changes by mere time are noticed near to when they happen."""
+        """As it is now."""
         now_us, vitals = self._clock(), self._attempts.pulse.vitals
         answers, failures = self._attempts.pulse.minute.counted(now_us)
         breaker, ban = self._breaker.state, self._egress.ban
@@ -115,19 +123,26 @@ class ExchangeHealth:
             return self._attempts.pulse.vitals.reason or ("breaker-open" if breaker is State.OPEN else "")
         return ""
 
+    def _ask_if_quiet(self) -> asyncio.Task[bool] | Probe:
+        """The question that is on its way; or why there is none."""
+        if self._asking is not None and not self._asking.done():
+            return self._asking
+        now_us, heard_us = self._clock(), self._attempts.pulse.vitals.heard_us
+        if heard_us is not None and now_us - heard_us < QUIET_US:
+            return Probe.NONE
+        if self._asked_us is not None and now_us - self._asked_us < EVERY_US:
+            return Probe.NONE
+        ask, _ = self._inner.asking(bybit.TIME_PATH, priority=Priority.HISTORY)
+        if not (self._may_ask() and self._attempts.may_send(ask.descriptor)):
+            return Probe.NOT_ALLOWED
+        self._asked_us = now_us
+        self._asking = self._tasks.spawn(self._ask(ask), "exchange-probe")
+        return self._asking
+
     async def _asked(self) -> Probe:
-        asking = self._asking
-        if asking is None or asking.done():
-            now_us, heard_us = self._clock(), self._attempts.pulse.vitals.heard_us
-            if heard_us is not None and now_us - heard_us < QUIET_US:
-                return Probe.NONE
-            if self._asked_us is not None and now_us - self._asked_us < EVERY_US:
-                return Probe.NONE
-            ask, _ = self._inner.asking(bybit.TIME_PATH, priority=Priority.HISTORY)
-            if not (self._may_ask() and self._attempts.may_send(ask.descriptor)):
-                return Probe.NOT_ALLOWED
-            self._asked_us = now_us
-            asking = self._asking = self._tasks.spawn(self._ask(ask), "exchange-probe")
+        asking = self._ask_if_quiet()
+        if isinstance(asking, Probe):
+            return asking
         # Whoever asks for the page meanwhile waits for the same answer; who hangs up does not take it back.
         await asyncio.wait({asking}, timeout=PATIENCE_S)
         left_unsent = asking.done() and not asking.cancelled() and asking.exception() is None and not asking.result()
@@ -139,6 +154,6 @@ class ExchangeHealth:
             answer = await self._inner.by_itself(ask._replace(max_wait_us=round(PATIENCE_S * 1e6), once=True))
         except UpstreamError:
             return True
-        except (Banned, Broken):
+        except (Banned, Broken, Shed):
             return False
         return not isinstance(answer, Refused)

@@ -97,9 +97,9 @@ class Gateway:
         request_id = story.request_id.encode()
         if (traceparent := request.headers.get("traceparent")) is not None:
             story.trace = read_trace(traceparent)
-        if self._telemetry.begin is not None:
-            self._telemetry.begin(story, request)
         try:
+            if self._telemetry.begin is not None:
+                self._telemetry.begin(story, request)
             return await self._answer(request, own, story, request_id)
         except asyncio.CancelledError:
             story.outcome = "client-gone"
@@ -210,12 +210,14 @@ class Gateway:
         """The first asker fetches for all who ask meanwhile. What is his doing alone is not theirs."""
         accept_encoding = request.headers.get(ACCEPT_ENCODING)
         brought: Brought | Answered | Late | Refused | None
+        asked_us = self._clock()
         brought = await self._lookup.bring_within(_PATIENCE_S, ask, asked, story, afresh=told.demanding(said))
         if isinstance(brought, Late):
             entry = self._lookup.last(asked)
             if entry is not None and self._tolerates(entry, said, for_error=True):
                 self._lookup.revalidate(asked, story)
                 brought.leave()
+                story.upstream_us += self._clock() - asked_us  # it was the exchange that took so long
                 return self._hit(entry, request, story, request_id, "stale-if-error")
             brought = await brought.wait()
         if brought is None or (isinstance(brought, Brought) and not brought.suits(accept_encoding)):

@@ -22,7 +22,7 @@ from proxy.wire import Stream, head
 EVERY_S: Final = 1.0
 VIEWERS: Final = 50
 _HEARTBEAT_S: Final = 10.0
-_PATIENCE_S: Final = 30.0
+_PATIENCE_S: Final = 10.0
 _RETRY_MS: Final = 2_000
 
 

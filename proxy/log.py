@@ -162,17 +162,17 @@ def set_up(level: str, form: str, sink: Sink, worker: int | None = None) -> None
 
     `worker`: the number of this process, where several write to one stream; every event tells it.
     """
-    stamp = _Stamp() if worker is None else _WorkerStamp(worker)
+    stamp, put = _Stamp() if worker is None else _WorkerStamp(worker), sink.put
 
     class Log(structlog.make_filtering_bound_logger(logging.DEBUG)):  # type: ignore[misc]  # made at run time
         """structlog's logger, with a short way for the event of every request."""
 
         def request(self, event: EventDict, *, slow: bool = False) -> None:
             """Written as info() would write it, without the general chain: it holds nothing to redact."""
-            level = "warning" if slow else "info"
+            name, level = (SLOW, "warning") if slow else (REQUEST, "info")
             if _LEVELS[level] >= _manner.level:
-                event["event"], event["level"] = SLOW if slow else REQUEST, level
-                self._logger.msg(_manner.render(self._logger, level, stamp(self._logger, level, event)))
+                event["event"], event["level"] = name, level
+                put(_manner.render(None, level, stamp(None, level, event)))
 
     structlog.configure(
         processors=[_wanted, structlog.processors.add_log_level, stamp, redact, _render],
@@ -181,6 +181,8 @@ def set_up(level: str, form: str, sink: Sink, worker: int | None = None) -> None
         cache_logger_on_first_use=True,
     )
     logging.getLogger().handlers[:] = [_Bridge()]
+    # It warns of subprotocols that nobody speaks, in the words of the client: browsers carry tokens there.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     adopt(level, form)
 
 
@@ -216,16 +218,22 @@ class _Stamp:
     """`time` in UTC to the microsecond. The text of a second is made once a second."""
 
     def __init__(self) -> None:
-        self._second = 0
+        self._second_us = 0
         self._text = ""
 
     def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-        if second != self._second:
-            self._second = second
-            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        event["time"] = f"{self._text}.{nanoseconds // 1000:06d}Z"
+        past_us = time.time_ns() // 1000 - self._second_us
+        if not 0 <= past_us < 1_000_000:
+            past_us = self._turn(past_us + self._second_us)
+        event["time"] = f"{self._text}{past_us:06d}Z"
         return event
+
+    def _turn(self, now_us: int) -> int:
+        """Another second: how much of it is over."""
+        second, past_us = divmod(now_us, 1_000_000)
+        self._second_us = second * 1_000_000
+        self._text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        return past_us
 
 
 class _WorkerStamp(_Stamp):

@@ -21,6 +21,8 @@ TIMEOUT: Final = "timeout"
 _PATIENCE: Final = Patience()
 HEARD_SELDOM: Final = Patience(silence_us=300_000_000)
 """Of what nobody asks anything but for clients."""
+_UPSTREAM: Final = HEARD_SELDOM._replace(first_counts=False)
+"""One request that fails says something of the request, of the path, of the moment: another must agree."""
 
 
 class Queries:
@@ -67,7 +69,7 @@ class UpstreamPulse(Pulse):
     """Of the exchange, with its last minute."""
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__(clock, HEARD_SELDOM)
+        super().__init__(clock, _UPSTREAM)
         self.minute = LastMinute()
 
     def answered(self, latency_us: int) -> None:

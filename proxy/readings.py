@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from policies.admission import WHOLE, Counts
+from policies.admission import WHOLE, Counts, Quota
 from policies.priority import Priority
 from policies.sharing import Mode
 from policies.trading import TradingMode
@@ -20,7 +20,7 @@ from proxy.store import Store, Usage
 
 
 class Readings:
-    """`more` are called after the others: what other rooms read of themselves."""
+    """`rules` count what is sent. `more` are called after the others: what other rooms read of themselves."""
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class Readings:
         egress: Egress,
         breaker: Breaker,
         drift: Drift,
+        rules: Callable[[], Iterable[Quota]],
         sink: Sink | None,
     ) -> None:
         self.more: list[Callable[[], None]] = []
@@ -42,6 +43,7 @@ class Readings:
         self._egress = egress
         self._breaker = breaker
         self._drift = drift
+        self._rules = rules
         self._sink = sink
 
     async def take(self) -> None:
@@ -74,6 +76,10 @@ class Readings:
                 least[whose] = min(left, least.get(whose, left))
         metrics.window_used.clear()  # rules come and go with a reload
         metrics.window_limit.clear()
+        for quota in self._rules():
+            if quota.of_address:  # its windows are forgotten while nothing is sent, and are there all the same
+                metrics.window_used.labels(quota.name).set(0)
+                metrics.window_limit.labels(quota.name).set(quota.burst or quota.limit)
         for rule, usage in fullest.items():
             metrics.window_used.labels(rule).set(usage.used)
             metrics.window_limit.labels(rule).set(

@@ -44,8 +44,10 @@ class RequestLog:
         if took_us > self._bound_us:
             self._metrics.slow.labels(story.endpoint).inc()
             self._write({**event_of(story), **_breakdown(story)}, slow=True)
-        elif log.tells_requests() and (self.sample_hits == 100 or not _is_plain_hit(story) or self._is_its_turn()):
-            self._write(event_of(story))
+        elif log.tells_requests():
+            plain = _is_plain_hit(story)
+            if not plain or self.sample_hits == 100 or self._is_its_turn():
+                self._write(_hit_of(story) if plain else event_of(story))
 
     def _is_its_turn(self) -> bool:
         """Of a hundred that are asked about as many as configured, evenly spread."""
@@ -58,7 +60,15 @@ class RequestLog:
 
 
 def event_of(story: Story) -> dict[str, Any]:
-    """Short for a hit; what is empty is left out. None of it is a text of the client's own making."""
+    """What is empty is left out. None of it is a text of the client's own making."""
+    event = _hit_of(story)
+    if not _is_plain_hit(story):
+        _add_way(event, story)
+    return event
+
+
+def _hit_of(story: Story) -> dict[str, Any]:
+    """Short: one is like the other."""
     descriptor = story.descriptor
     event: dict[str, Any] = {
         "id": story.request_id,
@@ -78,8 +88,6 @@ def event_of(story: Story) -> dict[str, Any]:
         event["cache"] = story.cache
     if story.trace is not None:
         event["trace_id"] = story.trace.trace_id
-    if not _is_plain_hit(story):
-        _add_way(event, story)
     return event
 
 

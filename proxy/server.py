@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, LineTooLong
 
@@ -39,6 +40,8 @@ class _Connection(web.RequestHandler):
         request_id = secrets.token_hex(8).encode()
         if status >= 500 or not isinstance(exc, BadHttpMessage):
             self._metrics.errors.labels("internal-error").inc()
+            error = None if exc is None else type(exc).__name__
+            structlog.get_logger().error("internal_error", id=request_id.decode(), error=error)
             return errors.internal(request_id)
         self._metrics.errors.labels("bad-http").inc()
         return errors.malformed(_explained(exc), request_id, self._clock() // 1000)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+import structlog
 from aiohttp import web
 
 from policies import bybit
@@ -26,6 +27,9 @@ class Telemetry:
         self.begin: Callable[[Story, web.BaseRequest], None] | None = None
         """Told of every request as it begins, where spans are made."""
         self._clock = clock
+        self._log: Any = structlog.get_logger()
+        self._requests, self._bytes = metrics.requests.counts, metrics.bytes.counts
+        self._added, self._response = metrics.added.observe, metrics.response.observe
         self.requests = RequestLog(metrics)
 
     def count_admitted(self, charges: tuple[Charge, ...], admitted: Admitted) -> None:
@@ -58,21 +62,23 @@ class Telemetry:
 
     def tell(self, story: Story) -> None:
         """The end of a request. On the hot path: tallies and plain values."""
-        metrics = self.metrics
         took_us = story.took_us = self._clock() - story.began_us
         source, trace_id = story.source, "" if story.trace is None else story.exemplar
-        metrics.requests.counts[story.endpoint, _CLASSES.get(story.status // 100, "none"), source] += 1
+        self._requests[story.endpoint, _CLASSES.get(story.status // 100, "none"), source] += 1
         # What is streamed goes at the pace of its reader: its time is the one until it began.
         answered_us = story.streamed_us - story.began_us if story.streamed_us else took_us
-        metrics.added.observe((source,), max(0, answered_us - story.waited_us - story.upstream_us), trace_id)
-        metrics.response.observe((story.endpoint,), answered_us, trace_id)
-        metrics.bytes.counts[_OUT] += story.body_bytes
+        self._added((source,), max(0, answered_us - story.waited_us - story.upstream_us), trace_id)
+        self._response((story.endpoint,), answered_us, trace_id)
+        self._bytes[_OUT] += story.body_bytes
         if source != "cache":
-            metrics.bytes.counts[_IN] += story.asked_bytes
+            self._bytes[_IN] += story.asked_bytes
             self._tell_errors(story)
-        for listener in self.listeners:
-            listener(story)
         self.requests.tell(story)
+        try:
+            for listener in self.listeners:
+                listener(story)
+        except Exception as error:  # noqa: BLE001  # an answer of the exchange must not be lost for our own sums
+            self._log.error("listener_failed", id=story.request_id, error=type(error).__name__)
 
     def _tell_errors(self, story: Story) -> None:
         if story.source == "gateway":

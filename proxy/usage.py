@@ -134,32 +134,37 @@ class Usage:
                     break
 
     async def report(self, question: Question) -> tuple[Report, Wholeness]:
-        """Raises TooManyRows."""
-        async with self._flushing:  # what is being put there must be counted here or there
+        """Raises TooManyRows. Flushes go on meanwhile: only an hour of which something waits here is read between two
+        of them."""
+        report, wanted = Report(question), question.hours
+        async with self._flushing:
             await self._settle()
-            report, wanted = Report(question), question.hours
-            read: set[int] = set()
-            damaged: set[int] = set()
-            known: list[int] = []
-            reason = None
-            try:
-                known = await self.store.hours()
-                for hour in (each for each in known if each in wanted):
-                    found = await self.store.read(hour, self._source)
-                    if found is None or found.holed:
-                        damaged.add(hour)
-                    if found is not None:
-                        await asyncio.to_thread(report.add, hour, found.rows)
-                    read.add(hour)
-                    self._add_own(report, hour, 0 if found is None else found.number)
-            except StoreLost as lost:
-                reason = lost.reason
-                damaged.update(each for each in wanted if each not in read)
             own = {*self._pending, *self._waiting.hours()}
-            for hour in own.intersection(wanted) - read:
-                self._add_own(report, hour, 0)
-            known = sorted(own.union(known))
-            return report, wholeness(wanted, known, damaged, self._settled_hour(), reason)
+        read: set[int] = set()
+        damaged: set[int] = set()
+        known: list[int] = []
+        reason = None
+        try:
+            known = await self.store.hours()
+            for hour in sorted(own.union(known).intersection(wanted)):
+                if hour in own:
+                    async with self._flushing:  # what is being put there must be counted here or there
+                        found = await self.store.read(hour, self._source)
+                        self._add_own(report, hour, 0 if found is None else found.number)
+                else:
+                    found = await self.store.read(hour, self._source)
+                read.add(hour)
+                if found is not None:
+                    await asyncio.to_thread(report.add, hour, found.rows)
+                if hour in known if found is None else found.holed:
+                    damaged.add(hour)
+        except StoreLost as lost:
+            reason = lost.reason
+            damaged.update(each for each in wanted if each not in read)
+        for hour in own.intersection(wanted) - read:
+            self._add_own(report, hour, 0)
+        known = sorted(own.union(known))
+        return report, wholeness(wanted, known, damaged, self._settled_hour(), reason)
 
     async def _run(self, sleep: Sleep) -> None:
         while True:

@@ -1,4 +1,8 @@
-"""/gateway/usage: what clients have asked for, as JSON or CSV. docs/usage.md tells what the figures mean."""
+"""/gateway/usage: what clients have asked for, as JSON or CSV. docs/usage.md tells what the figures mean.
+
+A long report reads thousands of hours. Only one is made at a time, and none while the gateway drains: nobody's
+curiosity holds that up.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +32,19 @@ from proxy.usage import Usage
 from proxy.wire import Whole, head
 
 PATH: Final = "/gateway/usage"
+_ENDING: Final = "The gateway is ending."
 
 
 class UsagePage:
     """`usage`: None where nothing is counted."""
 
     def __init__(self, admin: Admin, usage: Usage | None, clock: Clock) -> None:
+        self._admin = admin
         self._usage = usage
         self._clock = clock
+        self._running: asyncio.Timeout | None = None
+        """Of the report that is being made: it has all the time it wants, until the drain begins."""
+        admin.draining.append(self._end)
         admin.serve(PATH, self._answer)
 
     async def _answer(self, request: web.BaseRequest, request_id: bytes) -> Whole:
@@ -45,12 +54,31 @@ class UsagePage:
             return errors.plain(405, "method-not-allowed", "This page can only be read.", request_id)
         try:
             question = understood(request.raw_path.partition("?")[2], self._clock())
-            report, wholeness = await self._usage.report(question)
         except BadUsageQuestion as error:
             return errors.plain(400, "bad-parameter", str(error), request_id)
+        if self._admin.drains:
+            return errors.plain(503, "draining", _ENDING, request_id)
+        if self._running is not None:
+            busy = "Another report is being made; ask again when it is done."
+            return errors.plain(503, "report-running", busy, request_id, retry_s=1)
+        self._running = asyncio.timeout(None)
+        try:
+            async with self._running:
+                return await self._made(self._usage, question, request_id)
+        except TimeoutError:
+            return errors.plain(503, "draining", _ENDING, request_id)
         except TooManyRows:
             remedy = "ask for a shorter time, for by=day or by=total, or for one client or tier"
             return errors.plain(400, "too-many-rows", f"More than {MOST_ROWS} rows: {remedy}.", request_id)
+        finally:
+            self._running = None
+
+    def _end(self) -> None:
+        if self._running is not None:
+            self._running.reschedule(0)
+
+    async def _made(self, usage: Usage, question: Question, request_id: bytes) -> Whole:
+        report, wholeness = await usage.report(question)
         # In a thread: a long answer is written in some hundred milliseconds, in which others want theirs.
         body = await asyncio.to_thread(_csv if question.csv else _json, question, report, wholeness)
         lines = [

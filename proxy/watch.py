@@ -86,7 +86,7 @@ class Watch:
         rooms.readings.more += (self.vitals.show, self._memory.show)
         rooms.metrics.build.labels(_version()).set(1)
         rooms.metrics.started.set(rooms.clock() / 1e6)
-        self._exchange = ExchangeHealth(
+        self.exchange = ExchangeHealth(
             attempts=rooms.attempts,
             inner=rooms.caches.inner,
             egress=rooms.egress,
@@ -142,7 +142,7 @@ class Watch:
         rooms = self._rooms
         return Health(
             admin=rooms.admin,
-            exchange=self._exchange,
+            exchange=self.exchange,
             store=rooms.store,
             limiter=rooms.limiter,
             caches=rooms.caches,
@@ -190,7 +190,7 @@ class Watch:
     async def _note(self) -> None:
         while True:
             self._response.note()
-            self._exchange.fare()
+            self.exchange.look()
             await self._rooms.sleep(STEP_S)
 
     def _show_response_times(self) -> None:

@@ -10,10 +10,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from typing import Any, Final
 
 import aiohttp
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.hdrs import SEC_WEBSOCKET_PROTOCOL
 from multidict import CIMultiDict
 from yarl import URL
@@ -21,6 +22,7 @@ from yarl import URL
 from policies import stream_paths, target
 from policies.admission import Charge, Quota, Refused, WhenFull, Why
 from policies.priority import Priority
+from policies.stream_paths import GOING_AWAY
 from policies.streams_schema import StreamsSection
 from proxy import errors, headers
 from proxy.clock import Clock
@@ -32,10 +34,8 @@ from proxy.limiter import Claim, Limiter
 from proxy.metrics import Metrics
 from proxy.stream_session import SWITCHING, NotUpgraded, stream_session
 from proxy.telemetry import Story
-from proxy.tunnel import Ended, Side, Tunnel
+from proxy.tunnel import CLOSE_S, Ended, Side, Tunnel
 
-_CLOSE_S: Final = 2.0
-"""How long a side that is told of the end is waited for."""
 _AGAIN_US: Final = 1_000_000
 _HANDSHAKE: Final = frozenset(
     {
@@ -47,6 +47,7 @@ _HANDSHAKE: Final = frozenset(
     }
 )
 """Lines of one handshake: each side has its own."""
+_HOP_BY_HOP: Final = frozenset({"connection", "upgrade", "content-length", "transfer-encoding"})
 
 
 class Websockets:
@@ -126,9 +127,9 @@ class Websockets:
             raise Malformed(404, "no-such-stream", "the exchange's streams are under /v5/, such as /v5/public/linear")
         try:
             good = web.WebSocketResponse().can_prepare(request).ok
-        except web.HTTPException:
+        except (web.HTTPException, ValueError):
             good = False
-        if not good:
+        if not good or request.method != "GET" or request.version < HttpVersion11:
             raise Malformed(400, "bad-websocket", "this is not a WebSocket handshake of version 13 (RFC 6455)")
 
     def _most(self) -> int:
@@ -173,13 +174,15 @@ class Websockets:
                 raise NotSent("stream-unreachable") from None
             finally:
                 story.upstream_us = self._clock() - began_us
-            stack.push_async_callback(_left, exchange, _transport_of(exchange))
+            there = Side(exchange, _leaving(exchange), Ended.EXCHANGE, Ended.EXCHANGE_LOST)
+            stack.push_async_callback(there.close, GOING_AWAY, b"")
             client = self._accepting(exchange, request_id)
             await client.prepare(request)
+            here = Side(client, partial(_abort, request), Ended.CLIENT, Ended.CLIENT_GONE)
             opened.labels(endpoint, "opened").inc()
             story.source, story.status, story.attempts = "exchange", SWITCHING, 1
             story.streamed_us = self._clock()
-            await self._pass(client, exchange, endpoint, story)
+            await self._pass(Tunnel(here, there, endpoint, self._metrics.websocket_messages), endpoint, story)
         return client
 
     async def _open(self, request: web.BaseRequest, asked: Asked) -> aiohttp.ClientWebSocketResponse[bool]:
@@ -192,56 +195,71 @@ class Websockets:
                 URL(self._url.rstrip("/") + request.raw_path, encoded=True),
                 protocols=_protocols(request),
                 headers=passed,
-                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
                 autoclose=False,
                 autoping=False,
-                compress=15 if "permessage-deflate" in request.headers.get("Sec-WebSocket-Extensions", "") else 0,
                 max_msg_size=self._rules.max_message,
                 decode_text=False,
             )
         exchange: aiohttp.ClientWebSocketResponse[bool] = made
         return exchange
 
-    def _accepting(self, exchange: Side, request_id: bytes) -> web.WebSocketResponse[bool]:
-        protocol = exchange.ws_protocol if isinstance(exchange, web.WebSocketResponse) else exchange.protocol
+    def _accepting(
+        self, exchange: aiohttp.ClientWebSocketResponse[bool], request_id: bytes
+    ) -> web.WebSocketResponse[bool]:
+        protocol = exchange.protocol
         client: Any = web.WebSocketResponse(
-            timeout=_CLOSE_S,
+            timeout=CLOSE_S,
             autoclose=False,
             autoping=False,
             protocols=(protocol,) if protocol else (),
+            compress=False,  # a message of nothing but zeros grows a thousandfold
             max_msg_size=self._rules.max_message,
             decode_text=False,
         )
-        client.headers["X-Request-Id"] = request_id.decode()
+        for name, value in exchange._response.raw_headers:  # noqa: SLF001  # its 101, which the library keeps to itself
+            if (lower := name.decode("latin-1").lower()) not in _HANDSHAKE and lower not in _HOP_BY_HOP:
+                client.headers.add(name.decode("latin-1"), value.decode("latin-1"))
+        client.headers.setdefault("Server", "bybit-gateway")
+        client.headers.setdefault("X-Request-Id", request_id.decode())
         accepting: web.WebSocketResponse[bool] = client
         return accepting
 
-    async def _pass(self, client: web.WebSocketResponse[bool], exchange: Side, endpoint: str, story: Story) -> None:
-        tunnel = Tunnel(client, exchange, endpoint, self._metrics.websocket_messages)
+    async def _pass(self, tunnel: Tunnel, endpoint: str, story: Story) -> None:
         self._tunnels.add(tunnel)
         if self._draining:
             tunnel.drain()
-        by = Ended.CLIENT_GONE
         try:
-            by = (await tunnel.run()).by
+            await tunnel.run()
+        except asyncio.CancelledError:
+            if tunnel.ended is None:
+                raise
+            # The client has gone as soon as it was told of the end.
         finally:
+            by = tunnel.ended or Ended.CLIENT_GONE
             self._tunnels.discard(tunnel)
             self._metrics.websocket_closed.labels(endpoint, by.value).inc()
-            story.body_bytes, story.asked_bytes = tunnel.to_client, tunnel.from_client
+            story.body_bytes, story.asked_bytes = tunnel.client.heard, tunnel.exchange.heard
             if by not in {Ended.CLIENT, Ended.EXCHANGE}:
                 story.outcome = by.value
 
 
-async def _left(exchange: aiohttp.ClientWebSocketResponse[bool], transport: asyncio.Transport | None) -> None:
-    """The exchange is told if it has not been. A side that does not read would hold what was written to it for ever."""
-    await exchange.close()
-    if transport is not None:
-        transport.abort()
+def _leaving(exchange: aiohttp.ClientWebSocketResponse[bool]) -> Callable[[], None]:
+    """The library knows how to end it in order only, which a side that reads nothing would hold up."""
+    response = exchange._response  # noqa: SLF001
+    transport = None if response.connection is None else response.connection.transport
+
+    def leave() -> None:
+        response.close()
+        if transport is not None:
+            transport.abort()
+
+    return leave
 
 
-def _transport_of(exchange: aiohttp.ClientWebSocketResponse[bool]) -> asyncio.Transport | None:
-    connection = exchange._response.connection  # noqa: SLF001  # the library gives its socket only, which uvloop does not shut
-    return None if connection is None else connection.transport
+def _abort(request: web.BaseRequest) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _protocols(request: web.BaseRequest) -> list[str]:

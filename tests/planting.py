@@ -80,6 +80,9 @@ def asked() -> Iterator[bytes]:
     yield request("GET", "/v5/market/time", f"{HIDDEN['the name of a header']}: 1", f"If-None-Match: {HIDDEN['tag']}")
     yield request("GET", f"{kline}&symbol=ETHUSDT", f"Cache-Control: max-age={HIDDEN['Cache-Control']}")
     yield request("GET", "/v5/market/time", "Upgrade: websocket", f"Sec-WebSocket-Key: {HIDDEN['websocket']}")
+    handshake = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    yield request("GET", "/v5/private", *handshake, key, f"Sec-WebSocket-Protocol: {HIDDEN['websocket']}")
     yield request("GET", "/v5/market/time", f"Content-Encoding: {HIDDEN['coding']}", f"Accept: {HIDDEN['Accept']}")
     line = HIDDEN["malformed"]
     yield f"{line}\r\n\r\n".encode()

@@ -57,7 +57,10 @@ class Exchange:
             "gateway_upstream_in_flight", "Requests on their way to the exchange.", registry=registry
         )
         self.websocket_connections = Gauge(
-            "websocket_connections_active", "WebSocket connections that stand.", ["endpoint"], registry=registry
+            "websocket_connections_active",
+            "WebSocket connections that stand: public-... the gateway's own for candles, stream-... those of clients.",
+            ["endpoint"],
+            registry=registry,
         )
         self.websocket_opened = Counter(
             "gateway_websocket_connections",

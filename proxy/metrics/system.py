@@ -29,7 +29,7 @@ class System:
         )
         self.pressure = Gauge(
             "gateway_backpressure_level",
-            "0 normal, 1 high (history and live data are shed), 2 critical.",
+            "0 normal, 1 high (history is shed), 2 critical (live data too).",
             registry=registry,
         )
         self.rss = Gauge("memory_rss_bytes", "Memory of this process that is in RAM.", registry=registry)

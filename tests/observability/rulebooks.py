@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -12,6 +13,7 @@ import yaml
 from tests.observability.programs import PROMETHEUS
 
 RULES: Final = (PROMETHEUS / "recording.yml", PROMETHEUS / "alerts.yml")
+_OFFSET: Final = re.compile(r" offset \w+$")
 
 
 class Alert(NamedTuple):
@@ -29,7 +31,7 @@ class Asked(NamedTuple):
     metric: str
     labels: frozenset[str]
     text: str
-    """As it is written, matchers and all."""
+    """As it is written, matchers and all, but of now."""
 
 
 def alerts() -> list[Alert]:
@@ -54,7 +56,7 @@ def asked(expr: str) -> frozenset[Asked]:
         match node:
             case promql_parser.VectorSelector():
                 labels = frozenset(each.name for each in node.matchers.matchers)
-                found.add(Asked(node.name, labels, node.prettify().strip()))
+                found.add(Asked(node.name, labels, _OFFSET.sub("", node.prettify().strip())))
             case promql_parser.MatrixSelector():
                 visit(node.vector_selector)
             case promql_parser.BinaryExpr():

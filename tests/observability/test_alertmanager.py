@@ -18,6 +18,7 @@ from tests.observability.rulebooks import alerts
 
 HERE, ELSEWHERE = "gw-1:8080", "gw-2:8080"
 GROUPS = {alert.name: alert.group for alert in alerts()}
+SEVERITIES = {alert.name: alert.labels["severity"] for alert in alerts()}
 CAUSES = {"Banned", "GatewayDown", "OverloadCritical", "ResponseTimeCritical"}
 
 
@@ -30,6 +31,7 @@ CAUSES = {"Banned", "GatewayDown", "OverloadCritical", "ResponseTimeCritical"}
         (("severity=warning", "group=memory"), "chat"),
         (("severity=info", "group=memory"), "nobody"),
         (("alertname=SomethingElse",), "chat"),
+        (("severity=critical", "alertname=GatewayAbsent", "job=bybit-gateway"), "pager"),
     ],
 )
 def test_alerts_reach_who_should_act(labels: tuple[str, ...], receiver: str) -> None:
@@ -98,10 +100,38 @@ def test_a_cause_silences_what_it_explains_of_the_same_gateway_and_nothing_else(
     assert found == expected
 
 
-def fire(url: str, named: list[tuple[str, str]]) -> None:
+@needs_prometheus
+def test_a_ban_of_many_gateways_is_one_page_and_anything_else_one_for_each(url: str) -> None:
+    replicas = {f"gw-{number}:8080" for number in range(4)}
+    names = ("Banned", "StoreDegraded", "AddressForbidden")
+    fire(url, [(name, instance) for name in names for instance in replicas], job="replicas")
+    ends = time.monotonic() + 15
+    while any(set().union(*pages(url, name)) != replicas for name in names):
+        assert time.monotonic() < ends, [pages(url, name) for name in names]
+        time.sleep(0.05)  # noqa: TID251  # as above
+
+    assert pages(url, "Banned") == [replicas]
+    for name in names[1:]:
+        assert sorted(map(sorted, pages(url, name))) == [[instance] for instance in sorted(replicas)]
+
+
+def test_routes_name_alerts_that_exist() -> None:
+    """And severities that rules have: whoever is misspelt goes to somebody else."""
+    severities = {alert.labels["severity"] for alert in alerts()}
+    routes = list(yaml.safe_load(ALERTMANAGER.read_text())["route"]["routes"])
+    matchers = [
+        matcher for route in routes for each in (route, *route.get("routes", ())) for matcher in each["matchers"]
+    ]
+
+    assert {matcher.partition(" = ")[2] for matcher in matchers} == severities | {"Banned"}
+    assert "Banned" in GROUPS
+
+
+def fire(url: str, named: list[tuple[str, str]], *, job: str = "bybit-gateway") -> None:
+    labels = {"endpoint": "kline", "job": job}
     body = [
-        {"labels": {"alertname": name, "group": GROUPS[name], "instance": instance, "endpoint": "kline"}}
-        for name, instance in named
+        {"labels": {**labels, "alertname": name, "group": GROUPS[name], "severity": SEVERITIES[name], "instance": each}}
+        for name, each in named
     ]
     request = urllib.request.Request(
         f"{url}/api/v2/alerts", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -118,3 +148,14 @@ def inhibited(url: str, cause: str, here: str, elsewhere: str) -> set[tuple[str,
     if not any(each["labels"]["alertname"] == cause for each in ours):
         return None
     return {(each["labels"]["alertname"], each["labels"]["instance"]) for each in ours if each["status"]["inhibitedBy"]}
+
+
+def pages(url: str, name: str) -> list[set[str]]:
+    """Instances that are told of together, of the job of the replicas."""
+    with urllib.request.urlopen(f"{url}/api/v2/alerts/groups?filter=job%3Dreplicas", timeout=10) as answer:
+        groups: list[dict[str, Any]] = json.load(answer)
+    return [
+        {each["labels"]["instance"] for each in group["alerts"]}
+        for group in groups
+        if group["labels"]["alertname"] == name
+    ]

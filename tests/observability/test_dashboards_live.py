@@ -17,6 +17,8 @@ from tests.observability.boards import FILES, WRITTEN, Asked, everything_asked, 
 from tests.observability.programs import needs_prometheus
 from tests.observability.promql import legend_labels
 from tests.observability.traffic import World, observed
+from tests.postgres_server import needs_postgres
+from tests.redis_servers import needs_redis
 from tests.signing import signed
 
 MAY_BE_EMPTY: Final = {
@@ -35,8 +37,6 @@ SETTINGS: Final = {
 }
 SPAN_S: Final = 120
 STEP_S: Final = 2
-
-pytestmark = [needs_prometheus, pytest.mark.timeout(300)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,10 @@ async def offered(world: World, query: str) -> list[str]:
     return list(values)
 
 
+@needs_prometheus
+@needs_postgres
+@needs_redis
+@pytest.mark.timeout(300)
 async def test_every_query_finds_what_it_asks_for() -> None:
     """No error, and data with the labels that legends show, for all and for one instance; variables have values."""
     async with observed(**SETTINGS) as world:

@@ -3,7 +3,7 @@
     async with observed() as world:
         ...  # world.prometheus_url, world.gateway_url, world.app, await world.query("up")
 
-When it is handed over, Prometheus has looked once a second for some 25 seconds: hits, misses, errors, waits, refusals,
+When it is handed over, Prometheus has looked once a second for some 30 seconds: hits, misses, errors, waits, refusals,
 a ban and its end lie behind. Traffic goes on until the block is left. The gateway, the exchange in a box and the
 clients run in the caller's loop: whoever blocks it stops them all.
 """
@@ -32,7 +32,7 @@ from tests.postgres_server import PostgresServer
 from tests.redis_servers import redis_server
 from tests.signing import signed
 
-BAN_S: Final = 12.0
+BAN_S: Final = 16.0
 """How long the gateway keeps still after the ban that it is given."""
 BEFORE_S: Final = 11.0
 AFTER_S: Final = 3.0

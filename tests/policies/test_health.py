@@ -47,6 +47,34 @@ def test_where_a_failure_says_all_it_counts_at_once() -> None:
     assert after((1, "ok"), (5, "lost"), at_s=5, patience=Patience(failing_us=0)) == (DOWN, 5)
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([(1, "timeout")], (UNKNOWN, 0)),
+        ([(1, "timeout"), (1.9, "timeout")], (UNKNOWN, 0)),  # a bad moment
+        ([(1, "timeout"), (2, "timeout")], (DOWN, 1)),
+        ([(1, "timeout"), (1.5, "ok")], (UP, 1.5)),
+        ([(1, "timeout"), (1.5, "ok"), (2.1, "timeout")], (UP, 1.5)),
+        ([(1, "timeout"), (301, "timeout")], (UNKNOWN, 0)),  # the first is forgotten
+    ],
+)
+def test_where_one_failure_says_little_two_are_needed_at_the_beginning_as_well(
+    told: list[tuple[float, str]], expected: tuple[Status, float]
+) -> None:
+    assert after(*told, at_s=301, patience=Patience(silence_us=300 * S, first_counts=False)) == expected
+
+
+def test_whether_the_latest_word_was_a_failure_is_known_until_it_says_nothing_any_more() -> None:
+    vitals = Vitals(0, Patience(silence_us=300 * S, first_counts=False))
+    assert not vitals.failing(0)
+    vitals.failed(1 * S, "timeout")
+    assert vitals.failing(300 * S)
+    assert not vitals.failing(301 * S)
+    vitals.failed(400 * S, "timeout")
+    vitals.answered(401 * S, 1_000)
+    assert not vitals.failing(401 * S)
+
+
 def test_what_was_heard_long_ago_says_nothing_of_now() -> None:
     """And the first word after the silence is believed."""
     quiet = Patience(silence_us=300 * S)

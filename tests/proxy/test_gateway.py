@@ -11,6 +11,7 @@ import pytest
 
 from tests.fake_bybit import FakeBybit, Settings
 from tests.gateway_fixture import gateway, url
+from tests.hand_clock import HandClock
 from tests.raw_http import exchange_bytes
 from tests.recorder import recorder
 
@@ -244,8 +245,51 @@ async def test_pages_can_live_on_a_port_of_their_own() -> None:
         own = await exchange_bytes(app.admin_port, b"GET /health/live HTTP/1.1\r\nHost: me\r\n\r\n")
         traffic = await exchange_bytes(app.port, b"GET /health/live HTTP/1.1\r\nHost: me\r\n\r\n")
 
-        assert (own.get("X-Gateway"), traffic.get("X-Gateway")) == ("own-page", None)
-        assert [seen.target for seen in upstream.seen] == [b"/health/live"]
+        assert (own.get("X-Gateway"), own.status) == ("own-page", 200)
+        assert (traffic.get("X-Gateway"), traffic.status) == ("not-found", 404)
+        assert b"admin.port" in traffic.body
+        assert upstream.seen == [], "a token for our pages is not the exchange's business"
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ("", 200),
+        ("Origin: http://me\r\nSec-Fetch-Site: same-origin\r\n", 200),
+        ("Sec-Fetch-Site: none\r\n", 200),
+        ("Origin: http://evil.example\r\n", 403),
+        ("Origin: null\r\n", 403),
+        ("Sec-Fetch-Site: cross-site\r\n", 403),
+    ],
+)
+async def test_a_page_of_another_site_reads_nothing_where_no_token_is_asked_for(lines: str, status: int) -> None:
+    async with recorder() as upstream, gateway(upstream.url) as app:
+        for path in ("/gateway/limits", "/gateway/usage", "/gateway/status", "/gateway/memory"):
+            request = f"GET {path} HTTP/1.1\r\nHost: me\r\n{lines}\r\n".encode()
+            assert (await exchange_bytes(app.port, request)).status == status
+        health = f"GET /health HTTP/1.1\r\nHost: me\r\n{lines}\r\n".encode()
+        assert (await exchange_bytes(app.port, health)).status == 200
+
+
+async def test_metrics_that_take_long_are_written_once_for_many_who_ask() -> None:
+    """Orders wait while they are written."""
+    clock = HandClock()
+    async with recorder() as upstream, gateway(upstream.url, clock=clock) as app:
+        taken = []
+
+        def slow() -> None:
+            taken.append(clock())
+            clock.now_us += 50_000
+
+        app.readings.more.append(slow)
+        request = b"GET /metrics HTTP/1.1\r\nHost: me\r\n\r\n"
+        pages = [await exchange_bytes(app.port, request) for _ in range(5)]
+        clock.now_us += 600_000
+        later = await exchange_bytes(app.port, request)
+
+        assert len(taken) == 2
+        assert {page.body for page in pages} == {pages[0].body}
+        assert later.status == 200
 
 
 async def test_pages_that_tell_of_clients_can_be_locked() -> None:

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from proxy import exchange_health
+from policies.circuit import State
+from proxy import exchange_health, watch
 from proxy.app import App
 from proxy.config import load
-from tests.by_hand import desk
+from tests.by_hand import Desk, desk
 from tests.conversation import TICKERS, TIME, Client, Told, arrivals, new_session
 from tests.fake_bybit import FakeBybit
 from tests.gateway_fixture import ROUTES, gateway
-from tests.hand_clock import HandClock
+from tests.hand_clock import HandClock, until
 from tests.postgres_server import PostgresServer, needs_postgres
 from tests.proxy.test_candle_streams import streamed
 from tests.proxy.test_failures import closed_port
@@ -202,28 +203,130 @@ async def test_the_page_does_not_wait_for_an_exchange_that_says_nothing(monkeypa
 
 
 async def test_an_exchange_that_cannot_be_reached_is_down_and_the_gateway_is_ready() -> None:
-    """To start the gateway anew would not help, and what is kept is still answered."""
+    """To start the gateway anew would not help, and what is kept is still answered. The page has asked twice for it to
+    be said."""
     clock = HandClock()
     async with (
         gateway(f"http://127.0.0.1:{closed_port()}", clock=clock) as app,
         new_session() as session,
     ):
         client = Client(session, app)
+        first = await client.get(PAGE)
+        await clock.leap(60)
         told = await client.get(PAGE)
         health, ready, live = [await client.get(page) for page in ("/health", "/health/ready", "/health/live")]
         gauge = await client.metric('dependency_health_status{dependency="bybit"}')
         retried = await client.metric('gateway_retries_total{endpoint="time",reason="not-sent"}')
 
+    assert (first.status, first.json["status"], first.json["reason"]) == (200, "unknown", None)
     assert told.status == 503
     assert (told.json["status"], told.json["reason"]) == ("down", "upstream-unreachable")
     assert (told.json["latency_ms"], told.json["answered"], told.json["probe"]) == (None, None, "sent")
-    assert told.json["failed"] == "2026-09-28T12:34:16.789+00:00"
-    assert told.json["last_minute"] == {"answers": 0, "failures": 1}
+    assert told.json["since"] == first.json["failed"] == "2026-09-28T12:34:16.789+00:00"
+    assert told.json["failed"] == "2026-09-28T12:35:16.789+00:00"
     assert health.json["dependencies"]["bybit"]["status"] == "down"
     assert health.json["dependencies"]["bybit"]["reason"] == "upstream-unreachable"
     assert (ready.status, live.status) == (200, 200)
     assert gauge == 0
     assert retried == 0, "one question is one question"
+
+
+async def test_one_failure_on_a_quiet_gateway_changes_nothing() -> None:
+    """Whether it is the first that is ever heard, or the first for long: nobody is told that the exchange is down."""
+    async with desk(**ONCE) as here:
+        told = []
+        for quiet_s in (0, 400):
+            await here.clock.leap(quiet_s)
+            fault = here.exchange.faults.add({"kind": "status", "status": 502, "body": "html"})
+            assert (await here.client.get(TICKERS)).status == 502
+            here.exchange.faults.rules.remove(fault)
+            told.append(await here.client.get(PAGE))
+            page = (await here.client.get("/metrics")).body.decode()
+            health = (await here.client.get("/health")).json
+            assert 'dependency_health_status{dependency="bybit"}' not in page
+            assert health["dependencies"]["bybit"]["status"] == "unknown"
+            await here.client.get(TICKERS)
+
+    for each in told:
+        assert (each.status, each.json["status"], each.json["last_minute"]["failures"]) == (200, "unknown", 1)
+
+
+async def down(here: Desk) -> None:
+    """The exchange has failed for longer than a moment, and does so no more."""
+    fault = here.exchange.faults.add({"kind": "status", "status": 502, "body": "html"})
+    for _ in range(3):
+        await here.client.get(TICKERS)
+        await here.clock.leap(1)
+    here.exchange.faults.rules.remove(fault)
+    assert (await here.client.get("/health")).json["dependencies"]["bybit"]["status"] == "down"
+
+
+async def test_a_quiet_gateway_finds_out_that_all_is_well_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks it for anything, not even how the exchange fares."""
+    monkeypatch.setattr(watch, "STEP_S", 0.002)
+    async with desk(**ONCE) as here:
+        await down(here)
+        await here.clock.leap(60)
+        await until(lambda: probes(here.exchange) == 1)
+        told = await seen(here.client, is_("bybit", "up"))
+        await here.clock.leap(500)
+        for _ in range(20):  # of its steps
+            await asyncio.sleep(0.002)
+        asked = probes(here.exchange)
+        gauge = await here.client.metric('dependency_health_status{dependency="bybit"}')
+
+    assert told["status"] == "ok"
+    assert asked == 1, "what is well, or unknown, is asked by nobody"
+    assert gauge == 0, "absent: it was heard too long ago"
+
+
+async def looked(here: Desk) -> int:
+    """How often the exchange has been asked for the time, once the gateway has looked how it fares."""
+    for _ in range(3):
+        here.app.watch.exchange.look()
+        await here.settled()
+    return probes(here.exchange)
+
+
+async def test_what_is_down_is_asked_once_a_minute_and_never_while_nothing_may_be_sent() -> None:
+    """As rarely as the page asks; and not in the minute in which something else was heard."""
+    async with desk(**ONCE, pacing__ban="10m") as here:
+        assert await looked(here) == 0, "nobody has asked for anything"
+        await down(here)
+        asked = []
+        here.exchange.faults.add({"kind": "status", "status": 502, "body": "html"})
+        for seconds in (50, 8, 1, 59, 1, 59, 1):
+            await here.clock.leap(seconds)
+            asked.append(await looked(here))
+        status = (await here.client.get("/health")).json["dependencies"]["bybit"]["status"]
+        here.app.admin.ready = False
+        await here.clock.leap(60)
+        draining = await looked(here)
+        here.app.admin.ready = True
+        here.app.egress.strike()
+        banned = await looked(here)
+        here.app.egress.lift()
+        free = await looked(here)
+
+    assert asked == [0, 0, 1, 1, 2, 2, 3]
+    assert status == "down", "as long as it fails"
+    assert (draining, banned, free) == (3, 3, 4)
+
+
+async def test_an_open_breaker_is_not_asked_through_and_a_half_open_one_is_closed() -> None:
+    """Without any client; with as many questions as the breaker wants answered."""
+    settings = {"retry__enabled": "false", "breaker__least_calls": "4", "breaker__open": "90s", "breaker__probes": "2"}
+    async with desk(**settings) as here:
+        fault = here.exchange.faults.add({"kind": "status", "status": 503})
+        for _ in range(4):
+            await here.client.get(TICKERS)
+        here.exchange.faults.rules.remove(fault)
+        told = []
+        for seconds in (61, 28, 1, 60):
+            await here.clock.leap(seconds)
+            told.append((await looked(here), here.app.breaker.state))
+
+    assert told == [(0, State.OPEN), (0, State.OPEN), (1, State.HALF_OPEN), (2, State.CLOSED)]
 
 
 async def test_clients_requests_tell_how_the_exchange_fares() -> None:

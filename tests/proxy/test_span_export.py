@@ -95,7 +95,7 @@ async def test_the_queue_is_bounded_and_the_end_too(told: Collector) -> None:
         export.give(some_span(), export.context(1, number), None)
     assert dropped(metrics, "queue-full") == 10
 
-    async with asyncio.timeout(8):  # its own patience would be ten seconds for each of 16 batches
+    async with asyncio.timeout(60):  # its own patience would be ten seconds for each of 16 batches
         await export.close()
 
     assert told.bodies == []

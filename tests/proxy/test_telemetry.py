@@ -90,3 +90,19 @@ def test_every_metric_says_what_it_means() -> None:
         assert meaning.split(" Buckets")[0].endswith("."), row
         assert merged in {"sum", "largest", "smallest"}, row
         assert name.strip("`").replace("_", "").isalnum(), row
+
+
+def test_sums_that_fail_cost_no_answer_and_no_event() -> None:
+    """What the exchange has answered to an order is worth more than our figures of it."""
+    clock = HandClock()
+    telemetry = Telemetry(Metrics(), clock)
+    told: list[str] = []
+
+    def fails(_: Story) -> None:
+        raise KeyError("anything")
+
+    telemetry.listeners.append(fails)
+    telemetry.requests.tell = lambda story: told.append(story.request_id)  # type: ignore[method-assign]
+    telemetry.tell(Story("1", "POST", clock()))
+
+    assert told == ["1"]

@@ -8,23 +8,25 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from policies.usage import COUNTS, HOUR_US
+from policies.usage import COUNTS, HOUR_US, hour_name
 from proxy.app import App
+from proxy.clock import system_clock
 from proxy.config import load, load_routes
 from proxy.reload import adopted
 from tests.cached import CLOSED, INFO, LATEST
 from tests.fake_bybit import FakeBybit
 from tests.gateway_fixture import gateway
 from tests.hand_clock import HandClock, until
+from tests.hanging_file import HangingFile, hanging_file
 from tests.raw_http import RawAnswer, exchange_bytes
-from tests.recorder import Seen, recorder
+from tests.recorder import Seen, answer_ok, recorder
 from tests.redis_servers import RedisServer, needs_redis, redis_server
 from tests.redis_servers.ports import reserve_port
 
@@ -184,16 +186,20 @@ async def test_attempts_that_failed_are_counted(unused_tcp_port: int) -> None:
 async def test_a_client_that_hangs_up_is_no_error_of_the_gateways() -> None:
     """The request was sent, and is counted as such."""
 
-    async def never(_: Seen, __: Any) -> None:
-        pass
+    gone = asyncio.Event()
 
-    async with recorder(never) as upstream, gateway(upstream.url, **QUIET) as app:
+    async def late(request: Seen, writer: asyncio.StreamWriter) -> None:
+        await gone.wait()
+        await answer_ok(request, writer)
+
+    async with recorder(late) as upstream, gateway(upstream.url, **QUIET) as app:
         _, writer = await asyncio.open_connection("127.0.0.1", app.port)
         writer.write(b"GET /v5/market/time HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: upstream.seen)
         writer.close()
         assert app.watch.usage is not None
         await until(lambda: app.watch.usage.waiting_rows)
+        gone.set()
         found = await rows(app)
     assert found["127.0.0.1"] == {**dict.fromkeys(COUNTS, 0), "requests": 1, "upstream": 1}
 
@@ -393,3 +399,72 @@ async def test_a_gateway_that_stands_alone_goes_on_with_its_figures_after_a_rest
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()).decode()
     assert "token:desk" in kept
     assert [secret for secret in (*KEYS.values(), *TOKENS.values()) if secret in kept] == []
+
+
+# While a report is made
+
+
+def hour_on_a_hanging_disk(tmp_path: Path) -> AbstractContextManager[HangingFile]:
+    """One that a report wants, as lasting() looks for it."""
+    directory = tmp_path / "state.usage"
+    directory.mkdir(mode=0o700)
+    hour = system_clock()() // HOUR_US - 5
+    return hanging_file(directory / f"{hour_name(hour)}.json")
+
+
+@asynccontextmanager
+async def lasting(box: FakeBybit, tmp_path: Path) -> AsyncIterator[App]:
+    """One that keeps its figures in files."""
+    reserved = reserve_port()
+    try:
+        where = {"listen__port": str(reserved.number), "store__state_file": str(tmp_path / "state.json")}
+        async with running(box, **where) as app:
+            yield app
+    finally:
+        reserved.release()
+
+
+async def test_one_report_is_made_at_a_time(tmp_path: Path) -> None:
+    """Whoever asks meanwhile is told when to ask again; a question that makes no sense is told that."""
+    with hour_on_a_hanging_disk(tmp_path) as disk:
+        async with FakeBybit() as box, lasting(box, tmp_path) as app:
+            await Clients().ask(app, "token:desk", CLOSED)
+            told = []
+            for _ in range(2):
+                asking = asyncio.gather(page(app))
+                await disk.reading()
+                refused, senseless = await page(app), await page(app, "by=week")
+                disk.let_go()
+                told += await asking
+
+    for answer in told:
+        assert answer.status == 200
+        assert [row["client"] for row in json.loads(answer.body)["rows"]] == ["token:desk"]
+    assert (refused.status, refused.get("X-Gateway"), refused.get("Retry-After")) == (503, "report-running", "1")
+    assert refused.body == b"Another report is being made; ask again when it is done.\n"
+    assert senseless.status == 400
+
+
+async def test_a_gateway_that_ends_waits_for_no_report(tmp_path: Path) -> None:
+    """Who asked for it is told so, and what was counted is put where it belongs."""
+    with hour_on_a_hanging_disk(tmp_path) as disk:
+        async with FakeBybit() as box:
+            async with lasting(box, tmp_path) as app:
+                await Clients().ask(app, "token:desk", CLOSED)
+                asking = asyncio.gather(page(app))
+                await disk.reading()
+            (answer,) = await asking
+        kept = [path.read_text() for path in (tmp_path / "state.usage").glob("*.json") if path.is_file()]
+
+    assert (answer.status, answer.get("X-Gateway")) == (503, "draining")
+    assert answer.body == b"The gateway is ending.\n"
+    (figures,) = kept
+    assert json.loads(figures)["rows"][0][:2] == ["token:desk", "PREMIUM"]
+
+
+async def test_no_report_is_begun_while_the_gateway_drains() -> None:
+    async with FakeBybit() as box, running(box) as app:
+        app.admin.ready = False
+        answer = await page(app)
+
+    assert (answer.status, answer.get("X-Gateway")) == (503, "draining")

@@ -18,6 +18,7 @@ from proxy.store.client import StoreLost
 from proxy.tasks import TaskOwner
 from proxy.usage_files import directory_of
 from proxy.usage_store import Keeping
+from tests.hanging_file import hanging_file
 from tests.level import until
 from tests.redis_servers import RedisServer, needs_redis, redis_cluster, redis_server, sentinel_trio
 from tests.relay import Relay
@@ -260,6 +261,67 @@ async def test_batches_are_counted_once_whoever_sends_them_again(kept: str | Pat
         assert (found.number, found.holed) == (1, False)
         assert found.rows["token:a", "FREE"][0] == 2
         assert await here.requests() == {"token:a": 2}
+
+
+# While a report is made
+
+
+async def test_a_flush_does_not_wait_for_a_report(tmp_path: Path) -> None:
+    """One that reads for as long as it wants, from a disk that hangs. What came meanwhile is in it, once."""
+    async with counting(tmp_path) as here:
+        here.clock.now_us += 2 * HOUR_US
+        here.one()
+        with hanging_file(tmp_path / f"{hour_name(here.hour - 1)}.json") as disk:
+            tasks = TaskOwner()
+            report = tasks.spawn(here.requests(), "report")
+            await disk.reading()
+            await here.usage.flush()
+            here.one("token:b")
+            await here.usage.flush()
+            flushed, reading = here.flushes(), not report.done()
+            here.one()
+            disk.let_go(b'{"bybit_gateway_usage":1,"numbers":{},"holed":false,"rows":[["old","",[5,5,0,0,0,0,0]]]}')
+            found = await report
+            await tasks.close()
+
+    assert (flushed, reading) == ({"stored": 2}, True)
+    assert found in ({"old": 5, "token:a": 1, "token:b": 1}, {"old": 5, "token:a": 2, "token:b": 1})
+
+
+async def test_an_hour_is_not_flushed_while_it_is_read(tmp_path: Path) -> None:
+    """If something of it waits here: that would be neither in what was read nor here any more."""
+    async with counting(tmp_path) as here:
+        here.one()
+        await here.usage.flush()
+        here.one()
+        path = tmp_path / f"{hour_name(here.hour)}.json"
+        text = path.read_bytes()
+        path.unlink()
+        with hanging_file(path) as disk:
+            tasks = TaskOwner()
+            report = tasks.spawn(here.requests(), "report")
+            await disk.reading()
+            path.unlink()
+            path.write_bytes(text)
+            flush = tasks.spawn(here.usage.flush(), "flush")
+            await asyncio.wait({flush}, timeout=0.05)  # a wrong one would be done soon
+            disk.let_go(text)
+            assert await report == {"token:a": 2}
+            await flush
+        assert await here.requests() == {"token:a": 2}
+        assert here.flushes() == {"stored": 2}
+
+
+@needs_redis
+async def test_what_is_flushed_as_reports_are_made_is_counted_once(redis: RedisServer) -> None:
+    """In many batches, read in many pieces, however they take turns."""
+    clients = {f"10.0.{number >> 8}.{number & 255}" for number in range(1_000)}
+    async with counting(redis.url) as here:
+        for times in range(1, 6):
+            for client in clients:
+                here.one(client)
+            found, *_ = await asyncio.gather(here.requests(), here.usage.flush())
+            assert found == dict.fromkeys(clients, times)
 
 
 # What is lost is said
