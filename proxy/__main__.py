@@ -122,7 +122,8 @@ def _explain(options: argparse.Namespace, config: Config, routes: RouteTable) ->
         body = Path(options.body[1:]).read_bytes() if options.body[:1] == "@" else options.body.encode()
         usage = None if options.gateway is None else _usage(options.gateway, config)
     except (OSError, ValueError) as error:
-        print(f"cannot be explained: {error}", file=sys.stderr)
+        hint = " (are its pages on another port, admin.port?)" if "404" in str(error) else ""
+        print(f"cannot be explained: {error}{hint}", file=sys.stderr)
         return _BAD_CONFIG
     question = Question(options.method, options.target, headers, body, options.address)
     explanation = explain(question, config, routes, system_clock(), usage)

@@ -7,11 +7,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from policies.admission import Counts, Match, Quota
-from policies.quantities import duration_text
+from policies.quantities import Rate, duration_text
 from policies.resilience_schema import TEN_MINUTES_US
 from proxy.config import Config
 
 _LONG_US: Final = 60_000_000
+_NEW, _STANDING = Rate(500, 300_000_000), 1000
+"""Connections of one address that the exchange allows: https://bybit-exchange.github.io/docs/v5/ws/connect"""
 
 
 def advice(config: Config) -> Iterator[str]:
@@ -38,6 +40,9 @@ def advice(config: Config) -> Iterator[str]:
     if not config.cache.enabled and (config.archive.url is not None or config.candles.stream):
         without = "archive.url" if config.archive.url is not None else "candles.stream"
         yield f"{without}: of no effect while cache.enabled is false"
+    new = config.streams.new
+    if new.limit * _NEW.window_us > _NEW.limit * new.window_us or config.streams.concurrent > _STANDING:
+        yield "streams: more connections than the exchange allows one address, 500 new in 5m and 1000 to one stream"
     if config.cache.open_ttl > _LONG_US:
         yield (
             f"cache.open_ttl: {duration_text(config.cache.open_ttl)}: for so long a running candle may be given "

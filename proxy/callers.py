@@ -71,7 +71,7 @@ class Callers:
         if story.source != "exchange" or story.outcome or story.status >= _FAILING:
             self.failed += 1
             self.failed_us = ended_us
-            self.failure = story.outcome or f"HTTP {story.status}"
+            self.failure = story.outcome or (f"HTTP {story.upstream_status}" if story.upstream_status else "no answer")
         else:
             self.answered_us = ended_us
 

@@ -191,14 +191,14 @@ class Config(Section):
     @model_validator(mode="after")
     def _archive_has_its_driver(self) -> Config:
         if self.archive.url is not None and find_spec("asyncpg") is None:
-            remedy = "needs asyncpg, which is not installed: pip install 'bybit-gateway[postgres]'"
+            remedy = "needs asyncpg, which is not installed: pip install asyncpg"
             raise Mistakes([(("archive", "url"), remedy)])
         return self
 
     @model_validator(mode="after")
     def _tracing_has_its_library(self) -> Config:
         if self.tracing.enabled and not all(map(_is_installed, _OTEL)):
-            remedy = "true needs OpenTelemetry, which is not installed: pip install 'bybit-gateway[otel]'"
+            remedy = "true needs OpenTelemetry, which is not installed: pip install '.[otel]' in the checkout"
             raise Mistakes([(("tracing", "enabled"), remedy)])
         return self
 

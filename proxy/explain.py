@@ -84,7 +84,7 @@ def explain(
         asked = describer.describe(question.method, question.target, question.peer, question.headers)
         upstream = Rulebook(config.quotas(Counts.UPSTREAM), config.learned(routes))
     descriptor, _ = understood(asked, question.body)
-    spends = asked.refusal is None and not _own(question, config)
+    spends = asked.refusal is None and not _own(question)
     charges = (*asked.claim.charges, *upstream.charges(descriptor)) if spends else ()
     met = tuple(_met(charge, usage) for charge in charges)
     names = {charge.quota.name for charge in charges}
@@ -102,16 +102,18 @@ def explain(
     )
 
 
-def _own(question: Question, config: Config) -> bool:
-    return config.admin.port is None and reserved(question.target)
+def _own(question: Question) -> bool:
+    return reserved(question.target)
 
 
 def _fate(
     question: Question, config: Config, asked: Asked, descriptor: Descriptor, met: tuple[Met, ...], now_us: int
 ) -> Fate:
     listen = config.listen
-    if _own(question, config):
-        return Fate(forwarded=False, status=None, why="one of the gateway's own pages")
+    if _own(question):
+        port = config.admin.port
+        there = "" if port is None else f": on the port of the traffic it is a 404, they are on admin.port, {port}"
+        return Fate(forwarded=False, status=None if port is None else 404, why=f"one of the gateway's own pages{there}")
     if len(question.target) > listen.max_target:
         return Fate(
             forwarded=False, status=431, why=f"the target is longer than listen.max_target, {listen.max_target}"
@@ -121,7 +123,13 @@ def _fate(
     if asked.refusal is not None:
         return Fate(forwarded=False, status=400, why=asked.refusal)
     if question.headers.get("Upgrade", "").lower() == "websocket":
-        return Fate(forwarded=False, status=501, why="WebSocket streams are not forwarded")
+        if not config.streams.enabled:
+            return Fate(
+                forwarded=False, status=501, why="WebSocket streams are not forwarded: streams.enabled is false"
+            )
+        return Fate(
+            forwarded=True, status=None, why=f"as a WebSocket, to {config.upstream.stream_url}, within `streams`"
+        )
     if len(question.body) > listen.max_body:
         return Fate(forwarded=False, status=413, why=f"the body is longer than listen.max_body, {listen.max_body}")
     if (clock := _clock(question, descriptor, now_us)) is not None:

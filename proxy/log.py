@@ -26,7 +26,9 @@ _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _SECRET: Final = re.compile(
     # A signed body can hold brackets: what follows is not searched for the one that ends it.
     r"(?i)(?:origin_string\[[\s\S]*"
-    r"|(?:api[_-]?key|sign(?:ature)?|secret|token|authorization|password|passwd)[\"']?\s*[=:]\s*[\"']?(?:bearer\s+)?[^\s\"'&,}]+"
+    # Words of our own about a field are no value of it: `admin.token: expected at least 8 characters`.
+    r"|(?:api[_-]?key|sign(?:ature)?|secret|token|authorization|password|passwd)[\"']?\s*[=:]\s*"
+    r"(?!(?:expected|nothing|needs|cannot) )[\"']?(?:bearer\s+)?[^\s\"'&,}]+"
     r"|\bbearer\s+\S+"
     r"|://[^/\s:@]*:[^/\s@]+@"
     r"|\b[0-9a-f]{32,}\b)"

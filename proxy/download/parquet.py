@@ -16,10 +16,7 @@ from proxy.download.request import Request
 ROWS_OF_A_GROUP: Final = 131_072
 _BLOCK_BYTES: Final = 256 << 10
 """The reader reads dozens of them ahead: with larger ones memory would grow with the file."""
-MISSING: Final = (
-    "Parquet needs pyarrow, which is not installed: pip install 'bybit-gateway[parquet]' (or pip install pyarrow). "
-    "csv and ndjson need nothing"
-)
+MISSING: Final = "Parquet needs pyarrow, which is not installed: pip install pyarrow. csv and ndjson need nothing"
 
 
 def available() -> bool:

@@ -21,7 +21,9 @@ _HEAD: Final = """\
 of them tells of all: counters and histograms are added up, gauges as the last column says.
 
 Labels are names of the route table (`endpoint`), of rules (`rule`) and fixed words: never symbols, clients, keys or
-paths, so that no request can add a time series.
+paths, so that no request can add a time series. With several workers there is also `gateway_workers{state}`: how many
+processes answer (`up`) and how many there should be (`expected`). Counters and histograms of the library bring their
+`_created` along.
 
 This page is made from the code: `python -m proxy metrics > docs/metrics.md`, checked by `make check`.
 """

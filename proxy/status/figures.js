@@ -107,17 +107,17 @@ function cache(now) {
   ]);
 }
 
-function exchange({ exchange: now, latency: times }) {
+function exchange({ exchange: now, latency: times, ban }) {
   const state = byId("exchange-state");
-  state.dataset.tone = now.breaker === "closed" ? "good" : "bad";
+  state.dataset.tone = now.breaker === "closed" && !ban.banned ? "good" : "bad";
   const silent = now.breaker === "closed" && now.answered_ago_us === null;
-  say("exchange-state", silent ? "Not asked yet" : BREAKER[now.breaker] ?? now.breaker);
+  say("exchange-state", ban.banned ? "Banned" : silent ? "Not asked yet" : BREAKER[now.breaker] ?? now.breaker);
   const took = times.find(({ what }) => what === "exchange") ?? {};
   facts("exchange-facts", [
     ["Circuit breaker", now.tried_again_in_us
       ? `${now.breaker}, tried again in ${span(now.tried_again_in_us / 1000)}` : now.breaker],
-    ["Last answer", ago(now.answered_ago_us)],
-    ["Last failure", now.failed_ago_us === null ? "none" : `${ago(now.failed_ago_us)}: ${now.failure}`],
+    ["Last answer to a client", ago(now.answered_ago_us)],
+    ["Last failure for a client", now.failed_ago_us === null ? "none" : `${ago(now.failed_ago_us)}: ${now.failure}`],
     [`Failed in ${minutes(now.span_s)}`, `${count(now.failed)} of ${count(now.asked)}, ${percent(now.failed, now.asked)}`],
     ["Answers within", `${micros(took.p50_us)} (half), ${micros(took.p95_us)} (95 %)`],
   ]);

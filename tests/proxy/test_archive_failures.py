@@ -284,7 +284,7 @@ def test_without_the_driver_nothing_starts_and_the_remedy_is_named(monkeypatch: 
     with pytest.raises(ConfigError) as caught:
         load(None, {"GATEWAY__ARCHIVE__URL": NOWHERE}, load_routes())
     (problem,) = caught.value.problems
-    remedy = "archive.url: needs asyncpg, which is not installed: pip install 'bybit-gateway[postgres]'"
+    remedy = "archive.url: needs asyncpg, which is not installed: pip install asyncpg"
     assert str(problem) == f"environment GATEWAY__ARCHIVE__URL: {remedy}"
     assert load(None, {}, load_routes()).archive.url is None
 

@@ -143,7 +143,6 @@ def test_a_body_that_cannot_be_understood_costs_one(body: str) -> None:
         ("CONNECT", "/", {}, 400, "CONNECT is not offered here"),
         ("GET", "/v5/market/time?x=a b", {}, 400, "the target holds a blank"),
         ("GET", f"/{'a' * 20_000}", {}, 431, "the target is longer than listen.max_target"),
-        ("GET", "/v5/public/linear", {"Upgrade": "websocket"}, 501, "WebSocket"),
         ("POST", "/v5/order/create", signed(age_ms=9_000), 200, "its signature expired 4 s ago"),
         ("POST", "/v5/order/create", signed(age_ms=-2_000), 200, "its timestamp is 2000 ms ahead"),
         ("GET", "/health", {}, None, "one of the gateway's own pages"),
@@ -167,8 +166,18 @@ def test_a_body_that_is_too_long_is_not_forwarded() -> None:
     assert (answer["forwarded"], answer["status"]) == (False, 413)
 
 
-def test_pages_on_their_own_port_leave_the_path_to_the_exchange() -> None:
-    assert explained("GET", "/health", config=json.dumps({"ADMIN": {"port": 9}}))["forwarded"] is True
+def test_pages_on_their_own_port_are_not_the_exchanges_business_either() -> None:
+    answer = explained("GET", "/health", config=json.dumps({"ADMIN": {"port": 9}}))
+
+    assert (answer["forwarded"], answer["status"]) == (False, 404)
+    assert "admin.port, 9" in answer["fate"]
+
+
+def test_a_websocket_goes_to_the_stream_host() -> None:
+    answer = explained("GET", "/v5/public/linear", Upgrade="websocket")
+
+    assert answer["forwarded"] is True
+    assert "wss://stream.bybit.com" in answer["fate"]
 
 
 def test_the_address_behind_a_trusted_proxy_is_the_one_it_vouches_for() -> None:

@@ -255,3 +255,20 @@ def _read_all(descriptor: int) -> bytes:
     while piece := os.read(descriptor, 65_536):
         text += piece
     return text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "r.yaml:3: admin.token: expected at least 8 characters",
+        "cache.l2.secret: nothing secret seals what is kept in Redis",
+        "store.password: expected a text, got 5",
+    ],
+)
+def test_what_we_say_of_a_field_is_no_secret(text: str) -> None:
+    assert log.redact_text(text) == text
+
+
+@pytest.mark.parametrize("text", ["token: expectedly", "secret=nothing", 'password: "needs"', "token:expected"])
+def test_a_secret_may_begin_like_our_own_words(text: str) -> None:
+    assert "[redacted]" in log.redact_text(text)

@@ -120,7 +120,7 @@ def test_without_the_libraries_nothing_starts_and_the_remedy_is_named(monkeypatc
     with pytest.raises(ConfigError) as caught:
         load(None, {"GATEWAY__TRACING__ENABLED": "true"}, load_routes())
     (problem,) = caught.value.problems
-    remedy = "tracing.enabled: true needs OpenTelemetry, which is not installed: pip install 'bybit-gateway[otel]'"
+    remedy = "tracing.enabled: true needs OpenTelemetry, which is not installed: pip install '.[otel]' in the checkout"
     assert str(problem) == f"environment GATEWAY__TRACING__ENABLED: {remedy}"
     assert not load(None, {}, load_routes()).tracing.enabled
 
