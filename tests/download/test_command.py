@@ -142,7 +142,7 @@ def test_a_secret_in_a_header_is_not_repeated() -> None:
 
 def test_without_its_library_parquet_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "available", lambda: False)
-    with pytest.raises(UsageError, match=r"Parquet needs pyarrow.*pip install 'bybit-gateway\[parquet\]'"):
+    with pytest.raises(UsageError, match=r"Parquet needs pyarrow.*pip install pyarrow"):
         minutes(out="x.parquet")
     assert minutes(out="x.csv").files[0][0].form is Form.CSV
 
