@@ -83,11 +83,12 @@ class Place:
 
 
 @asynccontextmanager
-async def place(here: Path, **settings: Any) -> AsyncIterator[Place]:
+async def place(here: Path, *, stands: bool = False, **settings: Any) -> AsyncIterator[Place]:
+    """`stands`: the exchange's clock does."""
     begun_ns = time.monotonic_ns()
 
     def clock() -> int:
-        return TODAY_MS * 1000 + (time.monotonic_ns() - begun_ns) // 1000
+        return TODAY_MS * 1000 + (0 if stands else (time.monotonic_ns() - begun_ns) // 1000)
 
     async with FakeBybit(settings=Settings(**settings), clock=clock) as exchange:
         yield Place(here, exchange)

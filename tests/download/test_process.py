@@ -166,12 +166,12 @@ async def test_columns_are_instants_and_the_nearest_numbers_or_exact_strings(tmp
 async def test_an_open_end_goes_on_to_now_and_adds_what_has_closed_since(tmp_path: Path, form: str) -> None:
     """The last candle has closed and settled; the one that runs is never written."""
     out, other = tmp_path / f"btc.{form}", tmp_path / f"other.{form}"
-    async with place(tmp_path) as here:
+    async with place(tmp_path, stands=True) as here:
         arguments = ("BTCUSDT", "--interval", "15", "--from", "2026-06-01", "--out")
-        here.exchange.settings.clock_offset_ms = 15 * MINUTE - 2_000 - TODAY_MS % (15 * MINUTE)  # 2 s before an end
+        here.exchange.settings.clock_offset_ms = 15 * MINUTE - 60_000 - TODAY_MS % (15 * MINUTE)  # before an end
         done = await here.complete(*arguments, out)
         assert "to 2026-07-01 12:15" in done.out
-        here.exchange.settings.clock_offset_ms += 4_000  # it has ended, and has not settled
+        here.exchange.settings.clock_offset_ms += 61_000  # it has ended, and has not settled
         before = out.read_bytes()
         asked = here.asked("kline")
         await here.complete(*arguments, out)
