@@ -58,7 +58,7 @@ class Screen:
         """Of what the page shows sooner or later: it is told once a second."""
         async with asyncio.timeout(_PATIENCE_MS / 1000):
             while not await holds():
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # bounded polling of a browser, which sets no Event
 
     async def wide(self) -> int:
         """How wide the page is, in pixels."""

@@ -38,7 +38,7 @@ async def reader(client: Client, number: int) -> None:
     for turn in itertools.count():
         symbol = ("BTCUSDT", "ETHUSDT", "SOLUSDT")[turn % 3]
         await client.get(f"/v5/market/kline?category=linear&symbol={symbol}&interval={1 + 4 * (number % 2)}&limit=200")
-        await asyncio.sleep(0.08)
+        await asyncio.sleep(0.08)  # a client at its own pace: pictures are of real traffic, and no test runs this
 
 
 async def historian(client: Client, number: int) -> None:
@@ -49,7 +49,7 @@ async def historian(client: Client, number: int) -> None:
                 end = 1_770_000_000_000 + ((burst * 90 + each) * 7 + number) * 1_000 * _MINUTE_MS
                 span = f"start={end - _MINUTE_MS}&end={end}"
                 group.create_task(client.get(f"/v5/market/kline?category=linear&symbol=BTCUSDT&interval=1&{span}"))
-        await asyncio.sleep(2 + 3 * (burst % 4))
+        await asyncio.sleep(2 + 3 * (burst % 4))  # as above: bursts, some seconds apart
 
 
 async def trader(client: Client, _: int) -> None:
@@ -58,7 +58,7 @@ async def trader(client: Client, _: int) -> None:
         await client.post(CREATE, **new(f"picture-{next(_NUMBERS)}", "ETHUSDT"))
         await client.get(TICKERS)
         await client.get(TIME)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # as above
 
 
 async def endless(client: Client, number: int, work: Callable[[Client, int], Awaitable[None]]) -> None:
@@ -88,7 +88,7 @@ async def main() -> None:
             exchange.books.ip.ban("127.0.0.1", exchange.exchange.now_us(), 600_000_000)
             await screen.reads("#state-word", "Banned")
             await screen.page.set_viewport_size({"width": 390, "height": 844})
-            await asyncio.sleep(3)
+            await asyncio.sleep(3)  # the page is told once a second
             await keep(screen.page, "status-phone", whole=False)
         for task in tasks:
             task.cancel()

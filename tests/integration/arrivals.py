@@ -20,7 +20,7 @@ class Arrivals:
     async def sample(self) -> None:
         while True:
             self._counts.append((time.monotonic(), self._exchange.stats.requests))
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # a sample of what passes in real time
 
     def between(self, since: float, until: float) -> int:
         before = [count for when, count in self._counts if when <= since] or [0]

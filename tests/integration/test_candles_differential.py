@@ -252,12 +252,20 @@ async def test_two_gateways_that_share_a_redis_give_the_exchanges_own_answers(lo
             weather(here, *JITTER, *LATE, *TROUBLE)
             await live(here, random.Random(f"{lock}{seed}"), ROUNDS)
             assert here.audit() > 3_000
-            await here.clock.walk(20)  # segments are written some seconds after they were learned
-            kept = await restored(cold, here)
+            kept = 0
+            for again in range(
+                MOST_TIMES
+            ):  # Redis is given up for a while where the machine lets it not answer in time
+                await here.clock.walk(40 if again else 20)  # segments are written some seconds after they were learned
+                if (kept := await restored(cold, here)) > LEAST_KEPT:
+                    break
+                await live(here, random.Random(f"{lock}{seed}{again}"), ROUNDS)
 
             assert here.oracle.verdicts["refused"] < here.oracle.verdicts.total() // 4
-            # How much of it has got there is the machine's affair: Redis is given up where it does not answer in time.
-            assert kept > 0
+            assert kept > LEAST_KEPT
+
+
+MOST_TIMES, LEAST_KEPT = 4, 200
 
 
 async def restored(cold: App, here: Scene) -> int:

@@ -146,7 +146,7 @@ async def until(holds: Callable[[], bool], what: str) -> None:
     ends = asyncio.get_running_loop().time() + _SECONDS
     while not holds():
         assert asyncio.get_running_loop().time() < ends, what
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # bounded polling of another connection
 
 
 async def test_messages_pass_whole_both_ways_in_their_order() -> None:
