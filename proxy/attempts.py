@@ -219,16 +219,19 @@ class Attempts:
     async def _acquire(self, ask: Ask, until_us: int, story: Story) -> Permit | Refused:
         claim = claim_of(ask.descriptor, self.rules)
         charges = self._observer.charges(ask.descriptor, claim.charges)
-        wait = None if story.steps is None else story.steps.wait("queue", self._clock())
-        permit = await self._limiter.acquire(claim._replace(charges=charges, deadline_us=until_us))
-        if wait is not None:
-            waited = isinstance(permit, Refused) or permit.waited_us
-            wait.ended_us = self._clock() if waited else wait.began_us
+        asked_us, permit = self._clock(), None
+        wait = None if story.steps is None else story.steps.wait("queue", asked_us)
+        try:
+            permit = await self._limiter.acquire(claim._replace(charges=charges, deadline_us=until_us))
+        finally:  # who is refused, or hangs up, has waited as well
+            waited_us = permit.waited_us if isinstance(permit, Permit) else self._clock() - asked_us
+            story.waited_us += waited_us
+            if wait is not None:
+                wait.ended_us = asked_us + waited_us
         if isinstance(permit, Permit):
             story.sent_charges = permit.reservation.charges
             self._telemetry.count_admitted(permit.reservation.charges, permit.admitted)
             if permit.waited_us:
-                story.waited_us += permit.waited_us
                 self._metrics.queue_wait.observe((ask.descriptor.priority.name.lower(),), permit.waited_us)
         elif permit.why is Why.BAN:
             raise Banned

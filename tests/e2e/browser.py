@@ -72,7 +72,7 @@ async def browser(*, scheme: str = "light", width: int = 1280, **options: Any) -
         started = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
             viewport = {"width": width, "height": 900}
-            context = await started.new_context(color_scheme=scheme, viewport=viewport, **options)  # type: ignore[arg-type]
+            context = await started.new_context(color_scheme=scheme, viewport=viewport, **options)
             context.set_default_timeout(_PATIENCE_MS)
             await context.add_init_script(_WATCH)
             yield Screen(await context.new_page())

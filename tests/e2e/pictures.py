@@ -82,7 +82,7 @@ async def main() -> None:
             await screen.page.goto(url(app, "/gateway/"))
             await asyncio.sleep(SECONDS)
             for theme in ("dark", "light"):
-                await screen.page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+                await screen.page.emulate_media(color_scheme=theme)
                 await keep(screen.page, f"status-{theme}")
             await screen.page.emulate_media(color_scheme="dark")
             exchange.books.ip.ban("127.0.0.1", exchange.exchange.now_us(), 600_000_000)

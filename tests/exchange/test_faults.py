@@ -181,6 +181,14 @@ async def test_truncate_promises_more_than_it_sends(exchange: FakeBybit) -> None
     assert (empty.status, empty.get("Content-Length"), empty.raw_body) == (404, "1", b"")
 
 
+async def test_edit_changes_one_place_of_an_answer(exchange: FakeBybit) -> None:
+    whole = await ask(exchange, "GET", "/v5/market/kline?symbol=BTCUSDT&interval=M&start=0&limit=3")
+    exchange.faults.add({"kind": "edit", "find": '"symbol":"BTCUSDT"', "replace": '"symbol":"OTHER"'})
+    seen = await ask(exchange, "GET", "/v5/market/kline?symbol=BTCUSDT&interval=M&start=0&limit=3")
+    assert b'"symbol":"BTCUSDT"' in whole.body
+    assert seen.json()["result"] == {**whole.json()["result"], "symbol": "OTHER"}
+
+
 async def test_the_cdns_two_pages(exchange: FakeBybit) -> None:
     exchange.faults.add({"kind": "cloudfront_html", "count": 1})
     exchange.faults.add({"kind": "geo_block", "count": 1})

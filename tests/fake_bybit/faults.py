@@ -21,6 +21,7 @@ Kind = Literal[
     "reset_before",  # drop the connection before the request is processed
     "reset_after",  # process and book the request, then drop the connection without an answer
     "truncate",  # promise more bytes in Content-Length than are sent
+    "edit",  # in the answer, write `replace` for the first `find`
     "hang",  # never answer
     "cloudfront_html",  # the CDN's 403 "Bad request." page
     "geo_block",  # the CDN's 403 page for blocked countries
@@ -50,6 +51,8 @@ class Rule:
     ret_code: int = 10016
     ret_msg: str = "Server error."
     headers: list[list[str]] = field(default_factory=list)  # status, ret_code: added to the answer
+    find: str = ""
+    replace: str = ""
     fired: int = 0
     stalled_until_us: int = 0
 
@@ -165,6 +168,8 @@ def _sense(rule: Rule) -> str | None:
         return "delay_us and count: expected a number that is not negative"
     if rule.kind == "status" and rule.status != 429 and not 500 <= rule.status <= 599:
         return f"status: expected 429 or 500 to 599, got {rule.status}"
+    if rule.kind == "edit" and not rule.find:
+        return "find: edit needs the text that is to be replaced"
     if any(len(pair) != 2 for pair in rule.headers):
         return "headers: expected pairs [name, value]"
     return None

@@ -126,6 +126,10 @@ class Exchange:
                 return self._send(call, answers.geo_block_page())
             case "status" | "ret_code":
                 return self._send(call, self._lie(call, rule))
+            case "edit":
+                answer = self._serve(call)
+                answer.body = answer.body.replace(rule.find.encode(), rule.replace.encode(), 1)
+                return self._send(call, answer)
             case "truncate":
                 answer = self._serve(call)
                 self._count(call, answer.status, answer.ret_code)

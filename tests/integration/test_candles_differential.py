@@ -253,9 +253,8 @@ async def test_two_gateways_that_share_a_redis_give_the_exchanges_own_answers(lo
             await live(here, random.Random(f"{lock}{seed}"), ROUNDS)
             assert here.audit() > 3_000
             kept = 0
-            for again in range(
-                MOST_TIMES
-            ):  # Redis is given up for a while where the machine lets it not answer in time
+            # Redis is given up for a while where the machine lets it not answer in time.
+            for again in range(MOST_TIMES):
                 await here.clock.walk(40 if again else 20)  # segments are written some seconds after they were learned
                 if (kept := await restored(cold, here)) > LEAST_KEPT:
                     break
@@ -273,7 +272,7 @@ async def restored(cold: App, here: Scene) -> int:
     final."""
     two = cold.caches.two
     assert two is not None
-    await until(lambda: all(app.caches.two.l2.status().queued == 0 for app in here.apps))  # type: ignore[union-attr]
+    await until(lambda: all(app.caches.two.l2.status().queued == 0 for app in here.apps))
     for series in SERIES:
         newest = segment_of(series.interval, here.now_ms)
         for number in range(newest, newest - 9, -1):

@@ -39,15 +39,15 @@ _STARTER = ThreadPoolExecutor(1, thread_name_prefix="prometheus-starter")
 
 
 @contextmanager
-def prometheus(target: str, *, alertmanager: str | None = None) -> Iterator[str]:
+def prometheus(*targets: str, alertmanager: str | None = None) -> Iterator[str]:
     """Debian's Prometheus with the configuration of deploy/prometheus, looking every second; its URL.
 
-    `target`, `alertmanager`: HOST:PORT, in place of those that are written there. Blocks until it is ready.
+    `targets`, `alertmanager`: HOST:PORT, in place of those that are written there. Blocks until it is ready.
     """
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(PROMETHEUS / name) for name in config["rule_files"]]
-    config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+    config["scrape_configs"][0]["static_configs"] = [{"targets": list(targets)}]
     if alertmanager is None:
         del config["alerting"]
     else:

@@ -42,7 +42,7 @@ def known() -> dict[str, frozenset[str]]:
     """The labels of every sample that /metrics can show."""
     found: dict[str, frozenset[str]] = dict(OF_SIBLINGS)
     for collector in Metrics().registry._collector_to_names:
-        for metric in collector.describe():  # type: ignore[attr-defined]
+        for metric in collector.describe():
             labels = frozenset(labels_of(collector))
             if metric.type == "histogram":
                 found |= {f"{metric.name}_{part}": labels for part in ("sum", "count")}

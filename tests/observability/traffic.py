@@ -27,20 +27,24 @@ import orjson
 from proxy.app import App
 from tests.fake_bybit import FakeBybit, Settings
 from tests.gateway_fixture import gateway, url
+from tests.integration.test_process import free_port, process, wait_until_ready
 from tests.observability.programs import prometheus
 from tests.postgres_server import PostgresServer
-from tests.redis_servers import redis_server
+from tests.redis_servers import RedisServer, redis_server
 from tests.signing import signed
 
 BAN_S: Final = 16.0
 """How long the gateway keeps still after the ban that it is given."""
 BEFORE_S: Final = 11.0
 AFTER_S: Final = 3.0
+SETTLE_MS: Final = 12_000
+"""How long after its end a candle of the exchange may still change; the gateway believes five seconds."""
 _TICK_S: Final = 0.25
 _PATIENCE_S: Final = 60.0
 _MINUTE_MS: Final = 60_000
 _CREATE: Final = b'{"category":"linear","symbol":"BTCUSDT","side":"Buy","orderType":"Limit","qty":"0.01","price":"100"}'
 _CANCEL: Final = b'{"category":"linear","symbol":"BTCUSDT","orderId":"unknown"}'
+ODD: Final = "/v5/market/premium-index-price-kline"
 _LIMITS: Final = [
     {
         "name": "bybit-ip",
@@ -78,6 +82,7 @@ class World:
     app: App
     exchange: FakeBybit
     session: aiohttp.ClientSession
+    redis: RedisServer
     file: Path
     """The gateway's configuration: empty at first, can be changed and reloaded. What `observed` has set stays so."""
 
@@ -117,7 +122,10 @@ async def observed(*, alertmanager: str | None = None, **overrides: Any) -> Asyn
         postgres = await asyncio.to_thread(PostgresServer)
         stack.callback(postgres.close)
         database = await asyncio.to_thread(postgres.database)
-        settings = Settings(ip_limit=120, ip_window_us=1_000_000, ip_ban_us=round(BAN_S * 0.75 * 1e6))
+        # Its REST answers settle later than the gateway believes: some candles are revised.
+        settings = Settings(
+            ip_limit=120, ip_window_us=1_000_000, ip_ban_us=round(BAN_S * 0.75 * 1e6), kline_settle_ms=SETTLE_MS
+        )
         exchange = await stack.enter_async_context(FakeBybit(settings=settings))
         app = await stack.enter_async_context(
             gateway(
@@ -128,16 +136,35 @@ async def observed(*, alertmanager: str | None = None, **overrides: Any) -> Asyn
             )
         )
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        target = url(app).removeprefix("http://")
-        watching = prometheus(target, alertmanager=alertmanager)
+        another = await stack.enter_async_context(two_workers(exchange.url, redis.url))
+        targets = [each.removeprefix("http://") for each in (url(app), another)]
+        watching = prometheus(*targets, alertmanager=alertmanager)
         prometheus_url = await asyncio.to_thread(watching.__enter__)
         stack.push(watching)
-        world = World(prometheus_url, url(app), app, exchange, session, file)
+        world = World(prometheus_url, url(app), app, exchange, session, redis, file)
         async with asyncio.TaskGroup() as group:
             traffic = group.create_task(Traffic(world).run())
             await _lived_through(world)
             yield world
             traffic.cancel()
+
+
+@asynccontextmanager
+async def two_workers(upstream: str, redis_url: str) -> AsyncIterator[str]:
+    """Another gateway, of two processes, which nobody asks for anything; its URL."""
+    port = free_port()
+    with process(
+        "run",
+        WORKERS="2",
+        REDIS_URL=redis_url,
+        GATEWAY__EGRESS__ID="another",
+        GATEWAY__UPSTREAM__URL=upstream,
+        GATEWAY__LISTEN__HOST="127.0.0.1",
+        GATEWAY__LISTEN__PORT=str(port),
+        LOG_LEVEL="error",
+    ) as parent:
+        await asyncio.to_thread(wait_until_ready, port, parent)
+        yield f"http://127.0.0.1:{port}"
 
 
 async def _lived_through(world: World) -> None:
@@ -193,6 +220,8 @@ class Traffic:
         self._faults.add({"kind": "status", "status": 502, "match": {"path": "/v5/market/insurance"}})
         self._faults.add({"kind": "reset_before", "match": {"path": "/v5/market/account-ratio"}, "probability": 0.5})
         self._faults.add({"kind": "truncate", "match": {"path": "/v5/market/adl-alert"}})
+        # A row that opens where none can.
+        self._faults.add({"kind": "edit", "find": '000","', "replace": '001","', "match": {"path": ODD}})
         async with asyncio.TaskGroup() as group:
             for tick in itertools.count():
                 for target in self._wanted(tick):
@@ -222,6 +251,8 @@ class Traffic:
         yield from [f"{kline}&symbol={fresh}&interval=5&limit=100"] * 3  # at once: one of them fetches
         end_ms = time.time_ns() // 1_000_000 - 1000 * _MINUTE_MS
         yield f"{kline}&symbol=BTCUSDT&interval=1&start={end_ms - (tick + 200) * _MINUTE_MS}&end={end_ms}&limit=1000"
+        # Of this kind the stream tells nothing: what is believed too early is noticed when it is read again.
+        yield "/v5/market/mark-price-kline?category=linear&symbol=BTCUSDT&interval=1&limit=5"
         yield "/v5/market/tickers?category=linear&symbol=BTCUSDT"
         yield "/v5/market/instruments-info?category=linear&symbol=BTCUSDT"
         if tick % 4 == 1:
@@ -233,6 +264,7 @@ class Traffic:
             yield f"/v5/market/adl-alert?symbol={fresh}"
             yield f"/v5/market/delivery-price?category=linear&symbol={fresh}"
             yield "/v5/market/index-price-components?indexName=BTCUSDT"
+            yield f"{ODD}?category=linear&symbol={fresh}&interval=60&limit=5"
             yield "/nothing/here"
 
     async def _get(self, target: str, number: int = 0, *, ip: str = "", account: bool = False) -> None:

@@ -60,7 +60,7 @@ class Simulation:
         place: str = REALTIME,
         window: str = "rolling",
     ) -> None:
-        self.settings = Settings(account_window=window)  # type: ignore[arg-type]
+        self.settings = Settings(account_window=window)
         self.book = AccountBook(self.settings)
         self.place = place
         if limit is not None:

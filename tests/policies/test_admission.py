@@ -24,7 +24,7 @@ from policies.window import IN_FLIGHT, Window
 
 
 def quota(name: str, limit: int = 2, window_us: int = 1_000, **fields: object) -> Quota:
-    return Quota(name, limit, window_us, ("egress",), **fields)  # type: ignore[arg-type]
+    return Quota(name, limit, window_us, ("egress",), **fields)
 
 
 def states(*quotas: Quota, cost: int = 1) -> list[tuple[Charge, Window]]:
@@ -33,7 +33,7 @@ def states(*quotas: Quota, cost: int = 1) -> list[tuple[Charge, Window]]:
 
 def request(**fields: object) -> Descriptor:
     base = Descriptor(method="GET", path="/v5/market/kline", query="", endpoint="kline", egress="e", ip="192.0.2.1")
-    return base._replace(**fields)  # type: ignore[arg-type]
+    return base._replace(**fields)
 
 
 @given(

@@ -16,7 +16,7 @@ INTERVALS = sorted(candles.INTERVALS)
 
 
 def ms(*moment: int) -> int:
-    return int(datetime(*moment, tzinfo=UTC).timestamp()) * 1000  # type: ignore[arg-type]
+    return int(datetime(*moment, tzinfo=UTC).timestamp()) * 1000
 
 
 INSTANTS = st.integers(ms(2018, 1, 1), ms(2030, 1, 1))

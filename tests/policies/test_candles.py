@@ -12,7 +12,7 @@ from policies import candles
 
 
 def ms(*moment: int) -> int:
-    return int(datetime(*moment, tzinfo=UTC).timestamp()) * 1000  # type: ignore[arg-type]
+    return int(datetime(*moment, tzinfo=UTC).timestamp()) * 1000
 
 
 @pytest.mark.parametrize(

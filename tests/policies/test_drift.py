@@ -29,7 +29,7 @@ def told(limit: int) -> Learned:
 def rule(limit: int, window_us: int = SECOND, *endpoints: str, **fields: object) -> Quota:
     match = Match(endpoint=frozenset(endpoints)) if endpoints else Match()
     mine = Quota("mine", limit, window_us, ("api_key",), match)
-    return dataclasses.replace(mine, **fields)  # type: ignore[arg-type]
+    return dataclasses.replace(mine, **fields)
 
 
 def about(quota: Quota, limit: int, *rules: Quota) -> Opinions:

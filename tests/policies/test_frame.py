@@ -132,4 +132,4 @@ def test_each_reason_has_its_word() -> None:
 )
 def test_what_does_not_fit_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError):
-        frames.pack(FRAME._replace(**change), SEAL)  # type: ignore[arg-type]
+        frames.pack(FRAME._replace(**change), SEAL)

@@ -27,7 +27,7 @@ def query(start: int | None = None, end: int | None = None, limit: int | None = 
 
 
 def keeper(depth: int = 2_000, **market: object) -> Keeper:
-    return Keeper(SERIES, Market("1", SLOT - depth, **market))  # type: ignore[arg-type]
+    return Keeper(SERIES, Market("1", SLOT - depth, **market))
 
 
 def final(history: History) -> list[int]:

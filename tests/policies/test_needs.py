@@ -27,7 +27,7 @@ def query(start: int | None = None, end: int | None = None, limit: int | None = 
 
 
 def knowing(*learned: CandleQuery, at_ms: int = NOW, **market: object) -> Keeper:
-    keeper = Keeper(SERIES, Market("1", SLOT - 3_000, **market))  # type: ignore[arg-type]
+    keeper = Keeper(SERIES, Market("1", SLOT - 3_000, **market))
     for each in learned:
         keeper.learn(each, at_ms, at_ms)
     return keeper

@@ -29,7 +29,7 @@ LIMIT = st.integers(1, 25)
 
 
 def ms(*moment: int) -> int:
-    return int(datetime(*moment, tzinfo=UTC).timestamp()) * 1000  # type: ignore[arg-type]
+    return int(datetime(*moment, tzinfo=UTC).timestamp()) * 1000
 
 
 def rows_of(table: dict[int, bytes]) -> Rows:

@@ -27,7 +27,7 @@ DAY = candles.DAY_MS
 
 
 def ms(*moment: int) -> int:
-    return int(datetime(*moment, tzinfo=UTC).timestamp()) * 1000  # type: ignore[arg-type]
+    return int(datetime(*moment, tzinfo=UTC).timestamp()) * 1000
 
 
 T = ms(2026, 3, 5, 12)  # a Thursday

@@ -200,11 +200,9 @@ def test_what_is_reported_as_unreachable_is_never_reached(rules: list[Assignment
 
 @given(st.lists(NETWORKS, min_size=1, max_size=5))
 def test_networks_inside_earlier_ones_of_another_tier_are_reported(networks: list[object]) -> None:
-    rules = [Assignment(f"T{number}", ip=(network,)) for number, network in enumerate(networks)]  # type: ignore[arg-type]
+    rules = [Assignment(f"T{number}", ip=(network,)) for number, network in enumerate(networks)]
     dead = {
-        later
-        for later, network in enumerate(networks)
-        if any(network.subnet_of(first) for first in networks[:later])  # type: ignore[attr-defined]
+        later for later, network in enumerate(networks) if any(network.subnet_of(first) for first in networks[:later])
     }
 
     assert {later for later, *_ in unreachable(rules)} == dead

@@ -90,14 +90,14 @@ def test_a_sent_window_admits_all_it_may_and_no_more(limit: int, steps: list[tup
 @pytest.mark.parametrize("kind", [CompletionLog, SendLog])
 def test_a_large_quota_costs_only_what_is_used_of_it(kind: type[Window]) -> None:
     """3,000,000 per hour does not allocate three million places."""
-    window = kind(3_000_000, 3_600 * SECOND_US)  # type: ignore[call-arg]
+    window = kind(3_000_000, 3_600 * SECOND_US)
     for number in range(100):
         assert window.wait_us(1, number) == 0
         window.take(1, number)
         window.complete(1, number)
 
     assert window.used(100) == 100
-    assert len(window._stamps.ring) <= 128  # type: ignore[attr-defined]
+    assert len(window._stamps.ring) <= 128
 
 
 def test_old_instants_make_room_without_growing() -> None:

@@ -260,7 +260,7 @@ async def test_the_password_is_told_to_nobody(
                 await bench.read(0, 10)
                 bench.offer(0, 10)
                 await until(
-                    lambda bench=bench: bench.waiting == 0 or bench.archive.status()["failure"] is not None,  # type: ignore[misc]
+                    lambda bench=bench: bench.waiting == 0 or bench.archive.status()["failure"] is not None,
                     "it is clear what becomes of them",
                 )
                 seen += [str(bench.archive.status()), generate_latest(bench.metrics.registry).decode()]

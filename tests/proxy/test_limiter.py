@@ -41,7 +41,7 @@ class Bench:
 
 
 def charge(name: str, limit: int, window_us: int, *, cost: int = 1, **fields: object) -> Charge:
-    quota = Quota(name, limit, window_us, ("egress",), **fields)  # type: ignore[arg-type]
+    quota = Quota(name, limit, window_us, ("egress",), **fields)
     return Charge(quota, (name, "e"), cost)
 
 

@@ -104,7 +104,7 @@ async def test_at_most_so_many_are_asked_for_at_one_time() -> None:
             most[0] = max(most[0], int(app.metrics.in_flight._value.get()))
             return handle(*given)
 
-        exchange.market.handle = counted  # type: ignore[method-assign]
+        exchange.market.handle = counted
         answer = await ask(app, target(*SYMBOLS))
 
         assert list(json.loads(answer.body)["result"]["lists"]) == SYMBOLS

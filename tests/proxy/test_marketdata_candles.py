@@ -226,7 +226,7 @@ def _answer_at_most(exchange: FakeBybit, rows: int) -> None:
         limited = [(name, str(min(rows, int(value))) if name == "limit" else value) for name, value in pairs]
         return handle(path, limited, now_us)
 
-    exchange.market.handle = shortened  # type: ignore[method-assign,assignment]
+    exchange.market.handle = shortened
 
 
 async def test_many_random_questions_have_the_answers_of_the_exchange() -> None:

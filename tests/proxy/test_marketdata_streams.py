@@ -56,7 +56,7 @@ def after(exchange: FakeBybit, requests: int, happens: Callable[[], object]) -> 
             happens()
         return handle(path, *rest)
 
-    exchange.market.handle = counted  # type: ignore[method-assign]
+    exchange.market.handle = counted
 
 
 async def unread(port: int, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -119,7 +119,7 @@ async def test_at_most_so_many_questions_are_out_for_one_history() -> None:
             most[0] = max(most[0], int(app.metrics.in_flight._value.get()))
             return handle(*given)
 
-        exchange.market.handle = counted  # type: ignore[method-assign]
+        exchange.market.handle = counted
         answer = await ask(app, target(30))
 
         assert len(rows_of(answer)) == 30_000

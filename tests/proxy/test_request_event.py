@@ -374,6 +374,39 @@ async def test_a_slow_exchange_is_seen_in_the_event(captured: Captured) -> None:
     assert event["own_us"] == 0
 
 
+async def test_who_waits_in_vain_has_waited(captured: Captured) -> None:
+    """The time is the queue's, not the gateway's own."""
+    clock = HandClock()
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def later(_: Seen, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await release.wait()
+        writer.write(OK)
+
+    rule = {"name": "one", "partition": ["egress"], "quota": "1/1s", "counts": "upstream", "window": "held"}
+    async with (
+        recorder(later) as upstream,
+        gateway(
+            upstream.url, clock=clock, sleep=clock.sleep, limits=[{**rule, "when_full": "wait"}], queue__max_wait="2s"
+        ) as app,
+        asyncio.TaskGroup() as group,
+    ):
+        first = group.create_task(ask(app, INFO))
+        await asked.wait()
+        second = group.create_task(ask(app, INFO))
+        await until(lambda: app.limiter.waiting)
+        await clock.leap(3)
+        refused = await second
+        release.set()
+        await first
+        await until(lambda: len(requests(captured)) == 2)
+
+    event = requests(captured)[0]
+    assert (event["id"], event["outcome"], event["attempts"]) == (refused.get("X-Request-Id"), "limit-deadline", 0)
+    assert event["waited_us"] == event["took_us"] >= 2_000_000
+
+
 async def test_a_history_that_is_read_slowly_is_not_slow(captured: Captured) -> None:
     """The whole of it is given while it is read; its reader takes his time."""
     clock = HandClock()

@@ -76,8 +76,8 @@ async def test_any_difference_is_noticed(change: str, monkeypatch: pytest.Monkey
     """A row that is otherwise, one too few, one too many."""
     async with desk(candles__shadow=100) as here:
         await here.ask(limit=20)
-        series = next(iter(here.app.caches.candles._known))  # type: ignore[union-attr]
-        history = here.app.caches.candles.known(series)  # type: ignore[union-attr]
+        series = next(iter(here.app.caches.candles._known))
+        history = here.app.caches.candles.known(series)
         assert history is not None
         _spoil(history, change)
         await here.clock.leap(3)

@@ -263,7 +263,7 @@ async def test_a_client_that_reads_nothing_does_not_hold_up_the_end(says: bytes)
         reader, writer = await asyncio.open_connection("127.0.0.1", here.app.port)
         writer.write(HANDSHAKE)
         await reader.readuntil(b"\r\n\r\n")
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()
         (tunnel,) = here.app.websockets._tunnels
         here.exchange.flood.set()  # until nothing more goes
         await until(lambda: tunnel.client.blocked, "a client that takes nothing")
@@ -301,7 +301,7 @@ async def test_the_exchange_is_left_when_a_client_goes_without_a_word() -> None:
         socket = await here.connect()
         await socket.send_str("one")
         await socket.receive(_SECONDS)
-        transport = socket._response.connection.transport  # type: ignore[union-attr]
+        transport = socket._response.connection.transport
         transport.abort()
         await until(lambda: here.exchange.standing == 0, "the end at the exchange")
 
@@ -474,7 +474,7 @@ async def test_a_client_that_does_not_read_stops_the_exchange_not_the_gateway() 
                 async with asyncio.timeout(2):
                     await socket.send_str("x" * 100_000)  # each of them comes back, and nobody reads it
                     sent += 1
-        socket._response.connection.transport.abort()  # type: ignore[union-attr]
+        socket._response.connection.transport.abort()
         await until(lambda: here.exchange.standing == 0, "the end at the exchange")
 
     assert sent < 2_000, "what nobody reads goes on and on"
