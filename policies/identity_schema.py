@@ -30,8 +30,8 @@ from policies.schema import (
     RateText,
     Section,
     Words,
-    _nearest,
     _one_or_many,
+    nearest,
     one_or_many,
 )
 from policies.secret_text import ApiKey, Digest, HashKey, JwtSecret, TokenText
@@ -222,7 +222,7 @@ class HeavySection(Section):
         known: frozenset[str] = (info.context or {}).get("endpoints", frozenset())
         for name in value:
             if known and name not in known:
-                raise ValueError(f"expected the name of an endpoint, got {name!r}{_nearest(name, known)}")
+                raise ValueError(f"expected the name of an endpoint, got {name!r}{nearest(name, known)}")
         return value
 
 

@@ -103,7 +103,7 @@ def endpoints_known(value: tuple[str, ...], info: ValidationInfo) -> tuple[str, 
     known: frozenset[str] = (info.context or {}).get("endpoints", frozenset())
     for name in value:
         if known and name not in known:
-            raise ValueError(f"expected the name of an endpoint, got {name!r}{_nearest(name, known)}")
+            raise ValueError(f"expected the name of an endpoint, got {name!r}{nearest(name, known)}")
     return value
 
 
@@ -375,8 +375,9 @@ def unique_names(rules: Iterable[LimitSection]) -> None:
         seen.add(rule.name)
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], most: int = 3, cutoff: float = 0.5) -> str:
+    """What may have been meant, to be put behind a message; nothing where nothing is like it."""
     from difflib import get_close_matches  # noqa: PLC0415  # only on the way to an error
 
-    close = get_close_matches(word, list(known), n=3, cutoff=0.5)
+    close = get_close_matches(word, list(known), n=most, cutoff=cutoff)
     return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -7,9 +7,10 @@
     workers      keeps several such processes alive        (ports: what they listen on, held for them)
     reload       notices a changed file, judges it, has it applied
     config       YAML + environment -> frozen Config       (yamlfile: YAML without surprises; config_problems: in words;
-                 config_store: the `store` section)
+                 config_store: the `store` section; config_environment: variables, and files of secrets)
     advice, config_schema    what `check` warns of; what editors are told
     server       aiohttp's low-level server, unreadable requests explained
+                 (listener: a port, closed without losing a request)
     gateway      the life of a request, top to bottom: describe, admit, cache, send, answer
     identity       who is asking
     limiter        admission, waiting, one dispatcher          (store/: where the windows are)
@@ -31,6 +32,7 @@
       tracing        spans of requests that are traced       (steps, spans, span_export: noted, made, delivered)
     siblings     workers read each other's metrics         (combined: several processes on one page)
     exposition   metrics as text, in two formats
+    alive        the health check of a container: a program of its own, which imports none of these
 
 Imports point downwards only; `make check` enforces it. Decisions are made in policies/.
 """

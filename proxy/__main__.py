@@ -23,6 +23,7 @@ from proxy.advice import advice
 from proxy.banner import banner, greet
 from proxy.clock import system_clock
 from proxy.config import Config, load_routes
+from proxy.config_environment import FILE
 from proxy.config_problems import ConfigError
 from proxy.config_schema import config_schema
 from proxy.download import command as download_command
@@ -35,6 +36,7 @@ from proxy.siblings import Worker
 from proxy.workers import Workers, drain_seconds, objection_of
 
 _DEFAULT_FILE: Final = Path("config.yaml")
+_FILE_VARIABLE: Final = "GATEWAY_CONFIG"
 _SCHEMA_FILE: Final = Path("config.schema.json")
 _METRICS_FILE: Final = Path("docs/metrics.md")
 _BAD_CONFIG: Final = 2
@@ -56,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(problem, file=sys.stderr)
         count = len(error.problems)
         print(f"{count} problem{'s' if count != 1 else ''}; nothing was started.", file=sys.stderr)
+        if options.config is None and os.environ.get(_FILE_VARIABLE):
+            print(f"{_FILE_VARIABLE} names the file {os.environ[_FILE_VARIABLE]}.", file=sys.stderr)
         return _BAD_CONFIG
     match options.command:
         case "check":
@@ -89,16 +93,27 @@ def _supervise(config: Config, source: Source) -> int:
     """Keep workers alive, each started as this process was, until the end."""
     with ExitStack() as stack:
         port, chosen = stack.enter_context(ports.held(config))
+        try:
+            meeting_place = stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-"))
+        except OSError as error:
+            reason = error.strerror
+            print(f"several workers need a directory of their own under TMPDIR or /tmp: {reason}", file=sys.stderr)
+            return 1
         workers = Workers(
             [sys.executable, *sys.orig_argv[1:]],
-            {**os.environ, **chosen},
+            _without_files_of(chosen) | chosen,
             config.workers,
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-")),
+            meeting_place,
             drain_s=drain_seconds(config),
             objection=lambda: objection_of(config, source),
             all_serve=lambda: greet(config, port),
         )
         return asyncio.run(workers.run())
+
+
+def _without_files_of(chosen: Mapping[str, str]) -> dict[str, str]:
+    """The environment, less the files that name what has been settled."""
+    return {name: text for name, text in os.environ.items() if name.removesuffix(FILE) not in chosen}
 
 
 def _check(config: Config) -> int:
@@ -167,6 +182,8 @@ def _file(given: Path | None) -> Path | None:
     """The file that was named, or config.yaml where there is one, or none: every field has a default."""
     if given is not None:
         return given
+    if named := os.environ.get(_FILE_VARIABLE):
+        return Path(named)
     return _DEFAULT_FILE if _DEFAULT_FILE.exists() else None
 
 
@@ -174,7 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bybit-gateway",
         description="A reverse-proxy gateway for Bybit: one shared budget, byte-exact forwarding, a candle cache.",
-        epilog="Every field of the configuration can be set by the environment: GATEWAY__LISTEN__PORT=8080.",
+        epilog="Every field of the configuration can be set by the environment: GATEWAY__LISTEN__PORT=8080, "
+        "or GATEWAY__ADMIN__TOKEN_FILE=PATH of a file that holds the value.",
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -182,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         default=argparse.SUPPRESS,  # or it would undo the one given before the command
-        help="configuration (default: config.yaml if it exists, else defaults)",
+        help=f"configuration (default: what {_FILE_VARIABLE} names, else config.yaml if it exists, else defaults)",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("run", parents=[common], help="run the gateway (the default)")

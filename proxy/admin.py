@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import orjson
 from aiohttp import web
+from pydantic import SecretStr
 
 from policies.admission import WHOLE
 from policies.trading import TradingMode
@@ -61,7 +62,7 @@ class Admin:
         egress: Egress,
         drift: Drift,
         clock: Clock,
-        token: str | None = None,
+        token: SecretStr | None = None,
     ) -> None:
         self._readings = readings
         self._metrics = metrics
@@ -72,7 +73,7 @@ class Admin:
         self.config_state: Callable[[], dict[str, object]] | None = None
         self.siblings: Siblings | None = None
         self._clock = clock
-        self._token = None if token is None else token.encode()
+        self.adopt(token)
         self._prefix = secrets.token_hex(4)
         self._numbers = itertools.count(1)
         self._ready = False
@@ -87,6 +88,10 @@ class Admin:
             _TRADING: self._trading,
         }
         self._handlers: dict[str, Handler] = {_TRADING: self._switch, **dict.fromkeys(_METRICS, self._metrics_page)}
+
+    def adopt(self, token: SecretStr | None) -> None:
+        """Whoever asks for a page that tells of clients has to show it; None: nobody is asked."""
+        self._token = None if token is None else token.get_secret_value().encode()
 
     def show(self, path: str, page: Page) -> None:
         """A further page that can be read."""

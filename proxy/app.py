@@ -31,6 +31,7 @@ from proxy.egress import Egress, EgressRules
 from proxy.gateway import Gateway
 from proxy.identity import Identifier, hashed_as, pepper_of, user_hasher
 from proxy.limiter import Limiter, QueueBounds
+from proxy.listener import LINGER_S, Listener
 from proxy.log import Sink
 from proxy.marketdata.marketdata import Marketdata, owns
 from proxy.metrics import Metrics
@@ -43,7 +44,7 @@ from proxy.siblings import Siblings, Worker
 from proxy.store.keeper import Keeper
 from proxy.store.memory import MemoryStore
 from proxy.store.opened import opened
-from proxy.tasks import TaskOwner
+from proxy.tasks import TaskOwner, within
 from proxy.telemetry import Telemetry
 from proxy.upstream import Upstream
 from proxy.watch import Rooms, Watch
@@ -75,6 +76,7 @@ class App:
         self.clock = clock or system_clock()
         self.tasks = TaskOwner()
         self.loops = TaskOwner()
+        self._hurry = asyncio.Event()
         self.metrics = Metrics()
         self.store = opened(config, self.clock, self.metrics, self._hashes())
         self.store.adopt(self._all_quotas())
@@ -179,7 +181,7 @@ class App:
             egress=self.egress,
             drift=drift,
             clock=self.clock,
-            token=None if config.admin.token is None else config.admin.token.get_secret_value(),
+            token=config.admin.token,
         )
         self.watch = Watch(
             config,
@@ -239,6 +241,7 @@ class App:
         self.watch.adopt(config)
         self.websockets.adopt(config)
         self.marketdata.desk.parallel = config.candles.parallel
+        self.admin.adopt(config.admin.token)
         self.gateway.adopt(describer)
         log.adopt(config.log.level, config.log.format)
         return left
@@ -276,6 +279,17 @@ class App:
         self.admin.ready = True
         return self
 
+    async def retire(self) -> None:
+        """Before the end, where others can take over: not ready, and nobody loses a request (proxy/listener.py)."""
+        self.admin.ready = False
+        await self._traffic_port.retire(self._config.listen.drain_delay / 1e6)
+        self.websockets.drain()
+        await self._traffic_port.close(LINGER_S)
+
+    def hurry(self) -> None:
+        """Wait no longer for what is under way."""
+        self._hurry.set()
+
     async def __aexit__(self, *_: object) -> None:
         """Drain: not ready, no new connections, requests in flight run to their end, bounded by the upstream's time."""
         self.admin.ready = False
@@ -307,27 +321,28 @@ class App:
 
     async def _finish_sent(self) -> None:
         """Requests whose clients have gone are answered all the same; the fate of a write must reach the log."""
-        cut_off = await self.tasks.drain(self._config.upstream.timeouts.total / 1e6, "send ", AFTER_THE_CLIENT)
-        if cut_off:
+        seconds, sent = self._config.upstream.timeouts.total / 1e6, ("send ", AFTER_THE_CLIENT)
+        await within(seconds, self._hurry, self.tasks.drain(seconds, *sent))
+        if cut_off := sum(name.startswith(sent) for name in self.tasks.names()):
             structlog.get_logger().warning("requests_cut_off", count=cut_off)
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         listen, admin = self._config.listen, self._config.admin
+        shared = self._worker is not None
         if admin.port is not None:
             # First, so that it closes last: who watches the drain must be able to ask.
             pages = traffic_server(self.admin.handle, listen, self.clock, self.metrics)
-            self.admin_port = await self._bind(stack, pages, admin.host, admin.port, 1.0)
+            own = Listener(pages, admin.host, admin.port, drain_s=1.0, hurry=self._hurry, shared=shared)
+            stack.push_async_callback(own.close)
+            self.admin_port = await own.open()
         handler = self._traffic_and_pages if admin.port is None else self._traffic_alone
         server = traffic_server(handler, listen, self.clock, self.metrics)
-        self.port = await self._bind(stack, server, listen.host, listen.port, self._drain_seconds())
-
-    async def _bind(self, stack: AsyncExitStack, server: web.Server, host: str, port: int, drain_s: float) -> int:
-        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=drain_s)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, host, port, backlog=1024, reuse_port=self._worker is not None).start()
-        bound: int = runner.addresses[0][1]
-        return bound
+        drain_s = self._drain_seconds()
+        self._traffic_port = Listener(
+            server, listen.host, listen.port, drain_s=drain_s, hurry=self._hurry, shared=shared
+        )
+        stack.push_async_callback(self._traffic_port.close)
+        self.port = await self._traffic_port.open()
 
     def _traffic_and_pages(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         own = self.admin.owns(request.raw_path)

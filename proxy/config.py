@@ -1,7 +1,7 @@
-"""YAML and environment become one frozen Config, or a list of every mistake in them. Only this file opens config files.
+"""YAML and environment become one frozen Config, or a list of every mistake in them.
 
-The environment overrides any field by its path: GATEWAY__LISTEN__PORT=8080, lists and maps as JSON. Four short names
-are kept for container platforms: REDIS_URL, LOG_LEVEL, WORKERS, CACHE_TTL; the long name wins over the short one.
+Only this file opens config files; what variables say, and the files of secrets that they name, are read in
+proxy/config_environment.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import orjson
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from policies import bybit
@@ -27,6 +26,7 @@ from policies.resilience_schema import BreakerSection, PacingSection, Percent, R
 from policies.routing import Access, Route, RouteTable
 from policies.schema import (
     DEFAULT_LIMITS,
+    DurationUs,
     LimitSection,
     Name,
     PositiveDurationUs,
@@ -40,18 +40,12 @@ from policies.streams_schema import StreamsSection
 from policies.tracing_schema import TracingSection
 from policies.usage_schema import UsageSection
 from proxy import yamlfile
+from proxy.config_environment import overlay
 from proxy.config_problems import ConfigError, explained, spread
 from proxy.config_store import StoreSection
 from proxy.config_upstream import UpstreamSection
-from proxy.yamlfile import Place, Problem
+from proxy.yamlfile import Problem
 
-PREFIX: Final = "GATEWAY__"
-SHORT_NAMES: Final[Mapping[str, Place]] = {
-    "REDIS_URL": ("store", "url"),
-    "LOG_LEVEL": ("log", "level"),
-    "WORKERS": ("workers",),
-    "CACHE_TTL": ("cache", "open_ttl"),
-}
 TABLES: Final = Path(__file__).parent.parent / "policies" / "bybit.yaml"
 
 _OTEL: Final = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
@@ -89,6 +83,10 @@ class ListenSection(Section):
     )
     keepalive: PositiveDurationUs = Field(
         default=75_000_000, description="Idle connections of clients are closed after this time."
+    )
+
+    drain_delay: DurationUs = Field(
+        default=0, description="SIGTERM: how long to go on taking connections, though not ready, before the drain."
     )
 
     @field_validator("trusted_proxies")
@@ -223,20 +221,23 @@ class Config(Section):
 def load(path: Path | None, environment: Mapping[str, str], routes: RouteTable) -> Config:
     """Read and check everything; raises ConfigError with every problem at once."""
     document = _read(path) if path is not None else yamlfile.Document("the defaults", {})
-    if document.problems:
-        raise ConfigError(document.problems)
     data = {} if document.data is None else document.data
+    wrong = list(document.problems)
     if not isinstance(data, dict):
-        raise ConfigError(
-            [Problem(document.source, 1, "", "expected a mapping of sections such as listen: and limits:")]
-        )
-    origins = _override(data, environment)
+        wrong.append(Problem(document.source, 1, "", "expected a mapping of sections such as listen: and limits:"))
+        data = {}
+    origins, problems = overlay(data, environment, Config)
+    if wrong:
+        raise ConfigError([*wrong, *problems])
+    config = None
     try:
-        return Config.model_validate(data, context=_context(routes))
+        config = Config.model_validate(data, context=_context(routes))
     except ValidationError as error:
         details = error.errors(include_url=False)
-        problems = [explained(item, document, origins, Config) for item in spread(details)]
-        raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0)) from None
+        problems += [explained(item, document, origins, Config) for item in spread(details)]
+    if config is None or problems:
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0))
+    return config
 
 
 def _is_installed(module: str) -> bool:
@@ -297,35 +298,3 @@ def _read(path: Path) -> yamlfile.Document:
     except UnicodeDecodeError as error:
         raise ConfigError([Problem(str(path), None, "", f"not UTF-8 at byte {error.start}")]) from None
     return yamlfile.parse(text, str(path))
-
-
-def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[Place, str]:
-    """Lay the environment over `data`; the answer tells which places come from which variable."""
-    settings: list[tuple[str, Place]] = [(name, place) for name, place in SHORT_NAMES.items() if name in environment]
-    settings += [
-        (name, tuple(part.lower() for part in name.removeprefix(PREFIX).split("__")))
-        for name in sorted(environment)
-        if name.startswith(PREFIX)
-    ]
-    origins: dict[Place, str] = {}
-    for name, place in settings:
-        target = data
-        for part in place[:-1]:
-            below = target.get(str(part))
-            if not isinstance(below, dict):
-                below = target[str(part)] = {}
-            target = below
-        target[str(place[-1])] = _environment_value(name, environment[name])
-        origins[place] = name
-    return origins
-
-
-def _environment_value(name: str, text: str) -> Any:
-    if text[:1] in {"[", "{"}:
-        try:
-            return orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            raise ConfigError([Problem(f"environment {name}", None, "", f"not readable as JSON: {error}")]) from None
-    if name == "CACHE_TTL" and text.isdigit():
-        return f"{text}s"  # the short names follow the custom of their platforms: whole seconds
-    return yamlfile.scalar(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -14,6 +14,13 @@ from proxy.yamlfile import Document, Place, Problem, place_text
 
 _KEY: Final = re.compile(r"[A-Z]?[a-z0-9_-]{1,23}|[A-Z_]{1,23}")
 _COLLECTIONS: Final = frozenset({"model_type", "model_attributes_type", "dict_type", "tuple_type", "list_type"})
+
+
+class Origin(NamedTuple):
+    """The variable that has set a place, and what its file holds, if it names one: no message repeats that."""
+
+    name: str
+    held: str | None = None
 
 
 class ConfigError(Exception):
@@ -36,16 +43,23 @@ def spread(errors: Iterable[ErrorDetails]) -> Iterator[ErrorDetails]:
 
 
 def explained(
-    error: ErrorDetails, document: Document, origins: Mapping[Place, str], schema: type[BaseModel]
+    error: ErrorDetails, document: Document, origins: Mapping[Place, Origin], schema: type[BaseModel]
 ) -> Problem:
     """One error of `schema` as a problem of the file, or of the environment variable that set the place."""
     place: Place = tuple(part for part in error["loc"] if not str(part).startswith("function-"))
     place = _without_union_branches(place)
     message, shown = _expectation(error, place, schema), place_text(_nameable(error, place))
     for length in range(len(place), 0, -1):
-        if (name := origins.get(place[:length])) is not None:
-            return Problem(f"environment {name}", None, shown, message)
+        if (origin := origins.get(place[:length])) is not None:
+            return Problem(f"environment {origin.name}", None, shown, _discreet(message, origin.held))
     return Problem(document.source, document.line_of(place), shown, message)
+
+
+def _discreet(message: str, held: str | None) -> str:
+    if held is None:
+        return message
+    message = message.partition(", got ")[0]
+    return message if held not in message else "expected another value; what the file holds is not repeated"
 
 
 def _nameable(error: ErrorDetails, place: Place) -> Place:
@@ -73,7 +87,7 @@ def _expectation(error: ErrorDetails, place: Place, schema: type[BaseModel]) -> 
         case "missing":
             return "expected a value, it is missing"
         case "extra_forbidden":
-            known = _keys_beside(place, schema)
+            known = keys_beside(place, schema)
             return f"unknown key; known here are {', '.join(known)}" if known else "unknown key"
         case "value_error":
             return str(context.get("error", error["msg"]))
@@ -103,7 +117,7 @@ def _expectation(error: ErrorDetails, place: Place, schema: type[BaseModel]) -> 
             return error["msg"]
 
 
-def _keys_beside(place: Place, schema: type[BaseModel]) -> list[str]:
+def keys_beside(place: Place, schema: type[BaseModel]) -> list[str]:
     """The keys that the schema knows where an unknown one was found."""
     model: type[BaseModel] | None = schema
     for part in place[:-1]:

@@ -1,8 +1,9 @@
 """A changed file becomes a changed gateway: noticed, loaded, judged as a whole, and only then applied.
 
-The file is looked at once a second: its own entry, and what it resolves to, because Kubernetes swaps a symlink further
-up the path and never touches the entry itself. A change is read once it has stood still for one look, so that a file
-that is still being written is not taken for a shorter one. SIGHUP asks at once. A file with a mistake changes nothing.
+The file is looked at once a second, and so are the files of secrets that variables name: the entry itself, and what it
+resolves to, because Kubernetes swaps a symlink further up the path and never touches the entry itself. A change is read
+once it has stood still for one look, so that a file that is still being written is not taken for a shorter one. SIGHUP
+asks at once. A file with a mistake changes nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from policies.routing import RouteTable
 from proxy import log
 from proxy.clock import Clock
 from proxy.config import Config, load
+from proxy.config_environment import files
 from proxy.config_problems import ConfigError
 from proxy.metrics import Metrics
 
 POLL_S: Final = 1.0
 
 AT_START: Final = ("listen", "admin", "workers", "upstream", "store", "egress", "archive")
-"""Sections whose sockets, connections and names are made once. All others can change while the gateway runs."""
+"""Sections whose sockets, connections and names are made once, but for `admin.token`. All others can change while the
+gateway runs."""
 
 _SHOWN: Final = 100
 
@@ -54,12 +57,13 @@ class Source:
 
     def __init__(self, path: Path | None, environment: Mapping[str, str], routes: RouteTable) -> None:
         self.path = path
-        self.seen = self.mark()
         self._environment = dict(environment)
         self._routes = routes
+        self.watched = (*(() if path is None else (path,)), *files(self._environment, Config))
+        self.seen = self.mark()
 
     def mark(self) -> Mark:
-        return () if self.path is None else mark_of(self.path)
+        return tuple(mark_of(path) for path in self.watched)
 
     def load(self) -> Config:
         """Raises ConfigError with every problem at once."""
@@ -81,6 +85,7 @@ class Adopted(NamedTuple):
 
 def adopted(running: Config, wanted: Config) -> Adopted:
     kept: dict[str, Any] = {name: getattr(running, name) for name in AT_START}
+    kept["admin"] = running.admin.model_copy(update={"token": wanted.admin.token})
     left = [field for name in AT_START for field in _changed(name, kept[name], getattr(wanted, name))]
     left += _changed("cache.l2", running.cache.l2, wanted.cache.l2)
     left += _changed("candles.stream", running.candles.stream, wanted.candles.stream)
@@ -183,7 +188,7 @@ class Reloader:
     async def _wait(self) -> bool:
         """Until somebody asks, or it is time to look at the file."""
         try:
-            async with asyncio.timeout(None if self._source.path is None else self._poll_s):
+            async with asyncio.timeout(self._poll_s if self._source.watched else None):
                 await self._asked.wait()
         except TimeoutError:
             return False

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import BadHttpMessage, BadHttpMethod, LineTooLong
+from aiohttp.http_parser import RawRequestMessage
 
 from proxy import errors
 from proxy.clock import Clock
@@ -30,6 +33,19 @@ class _Connection(web.RequestHandler):
         self._clock = clock
         self._metrics = metrics
 
+    def retire(self) -> None:
+        """The answer to what it is asked at present is its last."""
+        if self._current_request is not None:
+            self._current_request._message = _last(self._current_request._message)  # noqa: SLF001  # fixed at its birth
+
+    def end_idle(self) -> None:
+        """Close it, if nothing is under way on it; else it ends by itself."""
+        waiter, request = self._waiter, self._current_request
+        if waiter is not None and not waiter.done() and not self._messages:
+            self.force_close()
+        elif request is not None and request.content.is_eof() and not self._upgraded:
+            self._close = True  # its answer may have begun before it could say that it is the last
+
     def handle_error(
         self,
         request: web.BaseRequest,  # noqa: ARG002  # of a request that could not be read
@@ -48,10 +64,62 @@ class _Connection(web.RequestHandler):
 
 
 class TrafficServer(web.Server):
-    """A protocol factory whose connections explain themselves."""
+    """A protocol factory whose connections explain themselves, and come to an end one by one."""
+
+    def __init__(self, handler: Handler, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._open: set[_Connection] = set()
+        self._nobody = asyncio.Event()
+        self._nobody.set()
+        self._retired = False
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if isinstance(handler, _Connection):
+            self._open.add(handler)
+            self._nobody.clear()
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        if isinstance(handler, _Connection):
+            self._open.discard(handler)
+        if not self._open:
+            self._nobody.set()
+
+    def retire(self) -> None:
+        """From now on every answer says `Connection: close`."""
+        self._retired = True
+        for connection in self._open:
+            connection.retire()
+
+    def end_idle(self) -> None:
+        """Close connections on which nothing is under way; the others end with what they are busy with."""
+        for connection in tuple(self._open):
+            connection.end_idle()
+
+    async def left(self) -> None:
+        """When there is no connection any more."""
+        await self._nobody.wait()
+
+    def _make_request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        if self._retired:
+            message = _last(message)
+        return super()._make_request(message, payload, protocol, writer, task)
+
+
+def _last(message: RawRequestMessage) -> RawRequestMessage:
+    """A request of a client that wants to send none after it, as far as answers are concerned."""
+    return message._replace(should_close=True)
 
 
 def traffic_server(handler: Handler, settings: ListenSection, clock: Clock, metrics: Metrics) -> TrafficServer:

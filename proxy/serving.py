@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import sys
+from functools import partial
 
 import structlog
 
@@ -21,13 +22,15 @@ from proxy.siblings import Lifeline, Worker
 async def serve(config: Config, routes: RouteTable, sink: Sink, source: Source, worker: Worker | None = None) -> None:
     """Run until SIGTERM or SIGINT; load the configuration again on SIGHUP, and when its file has changed.
 
-    A worker leaves it to its parent to greet, and ends with it.
+    SIGTERM comes from what starts another in our place: nobody shall lose a request. SIGINT comes from a person, who
+    waits: connections on which nothing is under way are closed at once. SIGINT while it drains ends what is under way.
+    A worker leaves it to its parent to greet and to hurry, and ends with it.
     """
-    stop = asyncio.Event()
+    stop: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    lifeline = None if worker is None else Lifeline(worker, stop.set)
+        loop.add_signal_handler(number, stop.put_nowait, number)
+    lifeline = None if worker is None else Lifeline(worker, partial(stop.put_nowait, signal.SIGTERM))
     logger = structlog.get_logger()
     # A port of the system's choice is for trials: they leave nothing behind, and begin with nothing.
     state_file = config.store.state_file if config.listen.port else None
@@ -41,8 +44,12 @@ async def serve(config: Config, routes: RouteTable, sink: Sink, source: Source, 
         else:
             lifeline.serving()
         _calm_collector()
-        await stop.wait()
+        why = await stop.get()
         logger.info("draining", waiting=app.limiter.waiting)
+        if worker is None:
+            loop.add_signal_handler(signal.SIGINT, app.hurry)
+        if why == signal.SIGTERM:
+            await app.retire()
     if lifeline is not None:
         lifeline.close()
     logger.info("stopped")

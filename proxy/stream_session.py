@@ -6,6 +6,7 @@ from typing import Final
 
 import aiohttp
 
+from proxy.names import OwnThreads
 from proxy.upstream import verified
 
 SWITCHING: Final = 101
@@ -31,7 +32,7 @@ async def _straight(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
 def stream_session(url: str, ca_file: str | None) -> aiohttp.ClientSession:
     """To be closed by who has opened it. No bound on connections: that is a policy's business."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=verified(url, ca_file)),
+        connector=aiohttp.TCPConnector(limit=0, ssl=verified(url, ca_file), resolver=OwnThreads()),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         middlewares=(_straight,),

@@ -54,6 +54,19 @@ class TaskOwner:
             structlog.get_logger().error("task_failed", task=task.get_name(), error=type(error).__name__)
 
 
+async def within(seconds: float, hurry: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What it comes to; None when it has taken longer, or somebody is in a hurry: it is cancelled then."""
+    loop = asyncio.get_running_loop()
+    wanted, hurried = loop.create_task(work), loop.create_task(hurry.wait())
+    try:
+        await asyncio.wait((wanted, hurried), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return wanted.result() if wanted.done() else None
+    finally:
+        wanted.cancel()
+        hurried.cancel()
+        await asyncio.gather(wanted, hurried, return_exceptions=True)
+
+
 def noted(task: asyncio.Task[Any]) -> None:
     """A done callback for tasks that may be left: their failure is known, whether anybody awaits them or not."""
     if not task.cancelled():

@@ -20,6 +20,7 @@ from yarl import URL
 
 from proxy.config_upstream import UpstreamSection
 from proxy.errors import BrokenAnswer, FateUnknown, NotSent
+from proxy.names import OwnThreads
 
 _ADDED_BY_AIOHTTP: Final = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 _BODILESS: Final = frozenset({"GET", "HEAD"})
@@ -194,6 +195,7 @@ class Upstream:
             keepalive_timeout=pool.keepalive / 1e6,
             ttl_dns_cache=pool.dns_ttl // 1_000_000,
             ssl=verified(self._base, self._settings.ca_file),
+            resolver=OwnThreads(),
         )
         connector.shut = self._shut
         self._session = aiohttp.ClientSession(

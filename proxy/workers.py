@@ -12,14 +12,17 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import structlog
 
 from proxy.config import Config
 from proxy.config_problems import ConfigError
+from proxy.listener import LINGER_S
 from proxy.reload import Source, adopted
 from proxy.siblings import Worker
+from proxy.tasks import within
 
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 30.0
@@ -79,6 +82,8 @@ class Workers:
         self._all_serve: Callable[[], None] | None = all_serve
         self._children: dict[int, Child] = {}
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._told = signal.SIGTERM
         self._code = 0
         self._log: Any = structlog.get_logger()
 
@@ -91,14 +96,22 @@ class Workers:
                 await self._end(places)
         return self._code
 
-    def stop(self) -> None:
-        """Let all drain and end."""
-        self._stop.set()
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Let all drain and end. SIGINT while they do: end them."""
+        if not self._stop.is_set():
+            self._told = number
+            self._stop.set()
+        elif number == signal.SIGINT:
+            self._hurry.set()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._reload}
+        handlers: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGTERM: self.stop,
+            signal.SIGINT: partial(self.stop, signal.SIGINT),
+            signal.SIGHUP: self._reload,
+        }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         yield
@@ -113,9 +126,9 @@ class Workers:
 
     async def _end(self, places: Sequence[asyncio.Task[None]]) -> None:
         for child in self._children.values():
-            child.signal(signal.SIGTERM)
-        _, late = await asyncio.wait(places, timeout=self._drain_s)
-        if late:
+            child.signal(self._told)
+        await within(self._drain_s, self._hurry, asyncio.wait(places))
+        if late := [place for place in places if not place.done()]:
             self._log.error("workers_killed", count=len(late))
             for child in self._children.values():
                 child.signal(signal.SIGKILL)
@@ -166,7 +179,7 @@ class Workers:
                     return Life(_FAILED, served=False)
             child = self._children[index] = Child(process)
             if self._stop.is_set():
-                child.signal(signal.SIGTERM)
+                child.signal(self._told)
             served = bool(await asyncio.get_running_loop().sock_recv(ours, 1))
             child.serves = served
             self._announce()
@@ -184,7 +197,8 @@ class Workers:
 
 def drain_seconds(config: Config) -> int:
     """More than a worker needs for requests that wait, requests that were sent, and writes whose clients have gone."""
-    return (2 * config.upstream.timeouts.total + config.queue.max_wait) // 1_000_000 + _DRAIN_MARGIN_S
+    waits_us = config.listen.drain_delay + 2 * config.upstream.timeouts.total + config.queue.max_wait
+    return waits_us // 1_000_000 + int(LINGER_S) + _DRAIN_MARGIN_S
 
 
 def objection_of(config: Config, source: Source) -> str | None:

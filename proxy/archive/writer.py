@@ -81,6 +81,8 @@ class Writer:
                 if lost.of_the_data:
                     self._give_up(batch)
                     return
+                if self._waiting.closing.is_set() and not self._waiting.rows:
+                    return  # at the end there is nothing to try it for
                 await self._pause(lost)
             else:
                 self._succeed(stored)

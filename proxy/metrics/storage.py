@@ -41,7 +41,7 @@ class Storage:
             "gateway_store_failures", "Calls of the store that failed, by reason.", ["reason"], registry=registry
         )
         self.redis_queue = Gauge(
-            "backpressure_redis_queue_size", "Calls that wait for an answer of Redis.", registry=registry
+            "backpressure_redis_queue_size", "Calls that wait to be sent to Redis.", registry=registry
         )
         self.slow_queries = Counter(
             "slow_query_count",

@@ -45,7 +45,7 @@ class System:
         )
         self.memory_growth = Gauge(
             "memory_growth_rate_bytes_per_second",
-            "Slope of the memory in RAM over the last minutes.",
+            "Slope of the memory in RAM over the last half hour.",
             registry=registry,
         )
         self.dependency_up = Gauge(

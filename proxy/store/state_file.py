@@ -131,7 +131,11 @@ def places(setting: str, budget: tuple[str, str], environment: Mapping[str, str]
         yield home / _DIRECTORY / name
     elif (user := Path(os.path.expanduser("~"))).is_absolute() and user.is_dir():  # noqa: PTH111  # never raises
         yield user / ".local" / "state" / _DIRECTORY / name
-    yield Path(tempfile.gettempdir(), f"{_DIRECTORY}-{os.geteuid()}", name)
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError:  # a container may have no place that can be written to
+        return
+    yield Path(temporary, f"{_DIRECTORY}-{os.geteuid()}", name)
 
 
 def make_private(directory: Path) -> None:

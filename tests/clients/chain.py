@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from policies.schema import DEFAULT_LIMITS
-from proxy.config import PREFIX, SHORT_NAMES
+from proxy.config_environment import PREFIX, SHORT_NAMES
 from tests.fake_bybit import FakeBybit, Settings
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ def _environment(exchange: FakeBybit) -> dict[str, str]:
         "GATEWAY__LISTEN__HOST": "127.0.0.1",
         "GATEWAY__LISTEN__PORT": "0",
         "GATEWAY__UPSTREAM__URL": exchange.url,
+        "GATEWAY__UPSTREAM__STREAM_URL": exchange.stream_url,
         "GATEWAY__UPSTREAM__CA_FILE": str(exchange.ca_path),
         "GATEWAY__LIMITS": json.dumps(limits),
         "GATEWAY__CACHE__RULES": "[]",

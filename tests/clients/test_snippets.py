@@ -27,6 +27,14 @@ def standing(chain: Chain) -> Chain:
     return chain
 
 
+def names(ending: str, *, streams: bool = False) -> list[str]:
+    """Of programs that ask, or of those that listen (tests/clients/test_stream_snippets.py)."""
+    listening = ("_stream_", "_pro_")
+    return sorted(
+        path.name for path in SNIPPETS.glob(ending) if any(each in path.name for each in listening) is streams
+    )
+
+
 def python(snippet: Path, base: str) -> str:
     done = subprocess.run(
         [sys.executable, str(snippet)],
@@ -40,7 +48,7 @@ def python(snippet: Path, base: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in SNIPPETS.glob("*.py")))
+@pytest.mark.parametrize("name", names("*.py"))
 def test_a_python_snippet_prints_the_exchanges_candle(name: str, standing: Chain) -> None:
     """Run as it stands, with nothing but GATEWAY_URL set."""
     directly = python(SNIPPETS / name, standing.direct_url)
@@ -49,7 +57,7 @@ def test_a_python_snippet_prints_the_exchanges_candle(name: str, standing: Chain
     assert through.startswith("[")
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in SNIPPETS.glob("*.mjs")))
+@pytest.mark.parametrize("name", names("*.mjs"))
 def test_a_javascript_snippet_prints_the_exchanges_candle(name: str, standing: Chain, node: Node) -> None:
     """Run as it stands, with nothing but GATEWAY_URL set."""
     directly = node.run(SNIPPETS / name, {"GATEWAY_URL": standing.direct_url})

@@ -112,10 +112,7 @@ def rows(
     gap_fill: bool = True,
 ) -> list[list[str]]:
     """What the exchange has at these times."""
-    found = (
-        candle(1, kind, category, symbol, interval, open_ms, TODAY_MS, gap_fill=gap_fill)  # type: ignore[arg-type]
-        for open_ms in opens
-    )
+    found = (candle(1, kind, category, symbol, interval, open_ms, TODAY_MS, gap_fill=gap_fill) for open_ms in opens)
     return [row for row in found if row is not None]
 
 

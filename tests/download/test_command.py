@@ -198,7 +198,7 @@ class Terminal:
 def test_progress_tells_how_far_how_fast_and_how_long_still() -> None:
     now_us = 0
     stream = Terminal(terminal=True)
-    progress = Progress(stream, stream, lambda: now_us, quiet=False)  # type: ignore[arg-type]
+    progress = Progress(stream, stream, lambda: now_us, quiet=False)
     assert "0%" in progress.line()
     progress.blocks, progress.done, progress.fetched, progress.rows = 526, 263, 263, 263_000
     now_us = 2_200_000

@@ -35,8 +35,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--control-port",
         type=int,
-        default=9444,
-        help="remote control, on 127.0.0.1 only; 0 picks a free one (default: %(default)s)",
+        help="remote control, on 127.0.0.1 only; 0 picks a free one (default: the next one after --port)",
     )
     made.add_argument("--tls", action="store_true", help="serve https with a certificate made at start")
     made.add_argument(
@@ -58,6 +57,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    next_port = arguments.port + 1 if arguments.port else 0
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stop.set)
     async with FakeBybit(
@@ -67,7 +67,7 @@ async def run(arguments: argparse.Namespace, settings: Settings) -> None:
         settings=settings,
         host=arguments.host,
         port=arguments.port,
-        control_port=arguments.control_port,
+        control_port=next_port if arguments.control_port is None else arguments.control_port,
     ) as exchange:
         trust = f", CA {exchange.ca_path}" if exchange.ca_path else ""
         print(f"fake Bybit ready: {exchange.url}, control {exchange.control_url}{trust}", flush=True)

@@ -143,6 +143,35 @@ async def test_the_fate_of_a_write_whose_client_has_gone_is_logged_even_at_the_e
     assert (orphaned["status"], orphaned["ret_code"]) == (200, 0)
 
 
+async def test_a_person_in_a_hurry_ends_what_is_under_way() -> None:
+    """The first SIGINT drains, and so does SIGTERM however often it is sent; SIGINT after that waits for nothing."""
+    port, asked = free_port(), asyncio.Event()
+
+    async def never(_: Seen, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with recorder(never) as upstream:
+        with process("run", GATEWAY__UPSTREAM__URL=upstream.url, GATEWAY__LISTEN__PORT=str(port)) as started:
+            await asyncio.to_thread(wait_until_ready, port, started)
+            reader, client = await asyncio.open_connection("127.0.0.1", port)
+            client.write(b"POST /v5/order/create HTTP/1.1\r\nHost: me\r\nContent-Length: 2\r\n\r\n{}")
+            await asyncio.wait_for(asked.wait(), 10)
+            for number in (signal.SIGTERM, signal.SIGTERM):
+                started.send_signal(number)
+                await asyncio.sleep(0.3)  # nothing to wait for: that it has not ended is the point
+            assert started.poll() is None
+            started.send_signal(signal.SIGINT)
+            output, errors = await asyncio.to_thread(started.communicate, timeout=20)
+            assert await reader.read() == b""
+            client.close()
+
+    assert started.returncode == 0
+    assert "Traceback" not in errors
+    events = [json.loads(line) for line in output.splitlines()]
+    assert [event["event"] for event in events][-2:] == ["requests_cut_off", "stopped"]
+
+
 @pytest.mark.parametrize("command", [["run"], ["check"]])
 def test_a_wrong_file_starts_nothing_and_says_everything(tmp_path: Path, command: list[str]) -> None:
     path = tmp_path / "c.yaml"

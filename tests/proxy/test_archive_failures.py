@@ -19,7 +19,7 @@ from policies.archive_schema import ArchiveSection
 from proxy.archive.archive import Archive
 from proxy.archive.line import Lost
 from proxy.archive.reader import WORKERS, Reader
-from proxy.archive.waiting import Waiting
+from proxy.archive.waiting import Offer, Waiting
 from proxy.archive.writer import Writer
 from proxy.config import load, load_routes
 from proxy.config_problems import ConfigError
@@ -367,6 +367,7 @@ def test_the_end_does_not_wait_for_a_pause_to_be_over() -> None:
             raise Lost("unreachable")
 
         waiting = Waiting(1000, 100)
+        waiting.put(Offer(SERIES, (b'["0"]',), None, revised=False))
         writer = Writer(waiting, refused, Metrics(), flush_s=1.0, oldest_ms=lambda: 0)
         loop.call_at(60.0, waiting.close)
         with pytest.raises(TimeoutError):
@@ -375,6 +376,19 @@ def test_the_end_does_not_wait_for_a_pause_to_be_over() -> None:
         return [instant for instant in tried if instant >= 60]
 
     assert run_virtually(attempts) == [60.0, 60.25, 60.5, 60.75, 61.0]
+
+
+def test_the_end_waits_for_no_database_where_nothing_waits_for_it() -> None:
+    async def ended(loop: VirtualLoop) -> float:
+        async def refused() -> Any:
+            raise Lost("unreachable")
+
+        waiting = Waiting(1000, 100)
+        loop.call_at(60.0, waiting.close)
+        await Writer(waiting, refused, Metrics(), flush_s=1.0, oldest_ms=lambda: 0).run()
+        return loop.time()
+
+    assert run_virtually(ended) == 60.0
 
 
 async def _waits_for_a_lock(sql: Any) -> bool:

@@ -301,7 +301,7 @@ async def test_a_lost_database_is_not_felt_and_what_waited_is_written_when_it_is
                 assert rows(told) == (await here.direct(**question))["result"]["list"]
                 await clock.leap(1)
             ready, health = await here.client.get("/health/ready"), await here.client.get("/health")
-            waiting = here.app.caches.archive.status()["waiting_rows"]  # type: ignore[union-attr]
+            waiting = here.app.caches.archive.status()["waiting_rows"]
         finally:
             await asyncio.to_thread(postgres.start)
         assert ready.status == 200

@@ -132,7 +132,7 @@ def test_mistakes_of_the_environment_name_the_variable() -> None:
     assert problems(None, GATEWAY__LIMITS='[{"name": "a"}]') == [
         "environment GATEWAY__LIMITS: limits[0].quota: expected a value, it is missing"
     ]
-    assert problems(None, GATEWAY__LIMITS="[{")[0].startswith("environment GATEWAY__LIMITS: not readable as JSON")
+    assert problems(None, GATEWAY__LIMITS="[{")[0].startswith("environment GATEWAY__LIMITS: limits: not readable")
     assert problems(None, WORKERS="2")[0].startswith("environment WORKERS: workers: expected 1")
 
 
@@ -183,6 +183,28 @@ def test_check_says_what_would_be_enforced(capsys: pytest.CaptureFixture[str]) -
     output = capsys.readouterr().out
     assert "bybit-ip: 600 in 5s per egress, counts upstream, held, waits" in output
     assert "The configuration is good." in output
+
+
+def test_check_says_what_is_on_beside_the_limits_and_no_secret(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["--config", str(ROOT / "config.yaml"), "check"]) == 0
+    output = capsys.readouterr().out
+    for line in ("streams: to wss://stream.bybit.com, 400 new in 5m", "archive: off", "backpressure: turns away"):
+        assert f"  {line}" in output
+    for line in ("usage: counted, kept for 90d", "tracing: off", "pages: on the traffic port, without admin.token"):
+        assert f"  {line}" in output
+
+    monkeypatch.setenv("GATEWAY__ADMIN__TOKEN", "a-token-of-an-admin")
+    monkeypatch.setenv("GATEWAY__ADMIN__PORT", "8081")
+    for section in ("STREAMS", "BACKPRESSURE", "USAGE", "CACHE"):
+        monkeypatch.setenv(f"GATEWAY__{section}__ENABLED", "false")
+    assert main(["--config", str(ROOT / "config.yaml"), "check"]) == 0
+    output = capsys.readouterr().out
+    assert "  pages: on 127.0.0.1:8081, admin.token is set" in output
+    for word in ("streams", "backpressure", "usage", "cache"):
+        assert f"  {word}: off" in output
+    assert "a-token-of" not in output
 
 
 def warnings(**environment: str) -> list[str]:

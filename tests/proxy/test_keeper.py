@@ -524,6 +524,19 @@ def test_where_nothing_can_be_written_it_holds_at_each_start_and_says_so(
     assert gateway.events[1]["reason"] == "no-place"
 
 
+def test_a_container_without_any_place_for_temporary_files_is_no_obstacle(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python finds no temporary directory on a root file system that cannot be written to."""
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/dev/null"])
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
+    machine.setting = "auto"
+    gateway = machine.start()
+
+    assert [event["event"] for event in gateway.events] == ["state_file_nowhere", "cold_start"]
+
+
 def test_a_path_that_was_asked_for_and_cannot_be_had_is_a_warning(machine: Machine) -> None:
     machine.setting = "/nowhere/at/all.json"
     gateway = machine.start()

@@ -231,7 +231,7 @@ async def test_a_gigantic_value_is_not_fetched(redis: RedisServer) -> None:
 
 def test_a_seal_without_a_key_is_none() -> None:
     with pytest.raises(ValueError, match="anybody"):
-        L2(None, None, Standing(), mac_key=b"", max_value_bytes=1)  # type: ignore[arg-type]
+        L2(None, None, Standing(), mac_key=b"", max_value_bytes=1)
 
 
 def test_the_seal_follows_from_the_secret_or_else_from_the_password() -> None:
@@ -404,7 +404,7 @@ async def test_a_full_redis_is_read_as_before() -> None:
             assert await here.found() == BODY
             with small.client() as client:
                 client.config_set("maxmemory", 0)
-            here.clock.now_us += 1_000_000  # type: ignore[attr-defined]
+            here.clock.now_us += 1_000_000
             assert await here.store("another")
 
 

@@ -258,7 +258,7 @@ async def test_without_redis_everybody_fetches_for_himself(redis: RedisServer) -
                 assert await here.leases.take("another") == Unavailable("timeout")
                 await until(lambda: here.commands.resting, "the loss")
                 assert await here.leases.take("another") == Unavailable("resting")
-                assert await here.leases.await_other("another", here.found, clock() + 10**12) is None  # type: ignore[arg-type]
+                assert await here.leases.await_other("another", here.found, clock() + 10**12) is None
                 await here.renewals.ended(1)
                 await until(lambda: len(here.renewals.begun) == 2, "the next renewal")
                 assert lease.held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -34,7 +35,9 @@ def rest():
 class Parent:
     """Workers that run a few lines instead of a gateway."""
 
-    def __init__(self, directory: Path, script: str, count: int = 2, objection: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, script: str, count: int = 2, objection: str | None = None, drain_s: int = 1
+    ) -> None:
         self.directory = directory
         self.served = 0
         self.objection = objection
@@ -44,7 +47,7 @@ class Parent:
             {},
             count,
             str(directory),
-            drain_s=1,
+            drain_s=drain_s,
             objection=self._objection,
             all_serve=self._serve,
         )
@@ -103,7 +106,7 @@ class Always:
 
 async def test_one_that_cannot_start_does_not_end_those_that_serve(tmp_path: Path) -> None:
     parent = Parent(tmp_path, "sys.exit(2)", count=1)
-    parent.workers._children[9] = Always()  # type: ignore[assignment]
+    parent.workers._children[9] = Always()
 
     assert await parent.until(lambda: parent.starts(0) == 3) == 0
 
@@ -128,6 +131,21 @@ async def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
     parent = Parent(tmp_path, "signal.signal(15, signal.SIG_IGN); serve(); rest(); rest()")
 
     assert await parent.until(lambda: parent.served == 1) == 0
+
+
+async def test_a_person_in_a_hurry_kills_those_that_drain(tmp_path: Path) -> None:
+    """SIGTERM again does not: whoever sends that cannot know what is under way."""
+    parent = Parent(tmp_path, "signal.signal(15, signal.SIG_IGN); serve(); rest(); rest()", drain_s=3600)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        running = group.create_task(parent.workers.run())
+        while not parent.served:
+            await asyncio.sleep(0.01)  # other processes
+        for _ in range(2):
+            parent.workers.stop()
+            await asyncio.sleep(0.1)  # nothing to wait for: that it has not ended is the point
+        assert not running.done()
+        parent.workers.stop(signal.SIGINT)
+    assert running.result() == 0
 
 
 async def test_a_program_that_cannot_be_started_is_no_endless_loop(tmp_path: Path) -> None:

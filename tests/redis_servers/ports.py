@@ -27,16 +27,36 @@ class ReservedPort:
 def reserve_port() -> ReservedPort:
     """A port that is free, and whose bus port is free, until it is released."""
     for number in random.sample(_PORTS, len(_PORTS)):
-        holder = socket.socket(socket.AF_UNIX)
-        try:
-            holder.bind(f"\0tests.redis_servers:{number}")
-        except OSError:
-            holder.close()
-            continue
-        if _is_free(number) and _is_free(number + BUS):
-            return ReservedPort(number, holder)
-        holder.close()
+        port = _reserved(number)
+        if port is not None:
+            return port
     raise AssertionError(f"no free port in {_PORTS}")
+
+
+def two_neighbours() -> tuple[ReservedPort, ReservedPort]:
+    """Two of them, the second one next to the first."""
+    for number in random.sample(_PORTS, len(_PORTS)):
+        first = _reserved(number)
+        if first is None:
+            continue
+        second = _reserved(number + 1)
+        if second is not None:
+            return first, second
+        first.release()
+    raise AssertionError(f"no free neighbours in {_PORTS}")
+
+
+def _reserved(number: int) -> ReservedPort | None:
+    holder = socket.socket(socket.AF_UNIX)
+    try:
+        holder.bind(f"\0tests.redis_servers:{number}")
+    except OSError:
+        holder.close()
+        return None
+    if _is_free(number) and _is_free(number + BUS):
+        return ReservedPort(number, holder)
+    holder.close()
+    return None
 
 
 def _is_free(number: int) -> bool:
