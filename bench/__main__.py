@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bench import answers, batch, contenders, fleet, inprocess, load, record, shared
+from bench import answers, batch, contenders, fleet, history, image, inprocess, load, record, shared, stack
 from bench.contenders import Contender, ContenderFailed, Lab
 from bench.report import Rates, Report, Row
 
 _HIT_BAR: Final = 0.60
 _PASS_BAR: Final = 3.0
 _SERVED: Final = ("hit", "pass", "latency")
-_ROWS: Final = (*_SERVED, "admission", "record", "store", "batch", "fleet", "rest")
+_ROWS: Final = (*_SERVED, "admission", "record", "store", "batch", "fleet", "rest", "download", "image", "stack")
 
 Start = Callable[[Lab], AbstractContextManager[Contender]]
 
@@ -115,6 +115,18 @@ class Run:
         """What candles take in Redis."""
         fleet.measure_at_rest(self.report)
 
+    def download(self) -> None:
+        """A year of one-minute candles."""
+        history.measure(self.report, self.lab, self.rounds)
+
+    def image(self) -> None:
+        """The container, by itself."""
+        image.measure(self.report, self.rounds, self.seconds)
+
+    def stack(self) -> None:
+        """All that compose.scale.yaml starts."""
+        stack.measure(self.report, self.rounds, self.seconds)
+
     def _start(self, stack: ExitStack, starts: Sequence[Start]) -> list[Contender]:
         return [stack.enter_context(start(self.lab)) for start in starts]
 
@@ -189,6 +201,16 @@ def _measure(run: Run, chosen: Sequence[str]) -> None:
         _one(run, "batch", run.batch)
     if "fleet" in chosen:
         _one(run, "fleet", run.fleet)
+    if "download" in chosen:
+        _one(run, "download", run.download)
+    if "image" in chosen and (why := image.missing()) is not None:
+        run.report.skipped.append(("image", why))
+    elif "image" in chosen:
+        _one(run, "image", run.image)
+    if "stack" in chosen and (why := stack.missing()) is not None:
+        run.report.skipped.append(("stack", why))
+    elif "stack" in chosen:
+        _one(run, "stack", run.stack)
 
 
 def _one(run: Run, row: str, measure: Callable[[], None]) -> None:

@@ -82,6 +82,11 @@ def two_cpus() -> tuple[int, int] | tuple[None, None]:
     return (allowed[0], allowed[1]) if len(allowed) >= 2 else (None, None)
 
 
+def plain_environment() -> dict[str, str]:
+    """Ours, without settings of the gateway."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("GATEWAY__") and k not in _SETTINGS}
+
+
 @contextmanager
 def on_cpu(number: int | None) -> Iterator[None]:
     """This process, and what it starts meanwhile, on one processor."""
@@ -110,6 +115,15 @@ def slow_exchange(lab: Lab, away_ms: int) -> Iterator[Contender]:
     directory, port = _place(lab, "slow-exchange")
     command = [sys.executable, "-m", "bench.slow_exchange", str(port), str(away_ms)]
     with _running("slow exchange", command, port, directory, lab.load_cpu) as started:
+        yield started
+
+
+@contextmanager
+def history_exchange(lab: Lab, away_ms: int) -> Iterator[Contender]:
+    """One that is far away, and has one-minute candles of all times."""
+    directory, port = _place(lab, "history-exchange")
+    command = [sys.executable, "-m", "bench.history_exchange", str(port), str(away_ms)]
+    with _running("exchange of long ago", command, port, directory, lab.load_cpu) as started:
         yield started
 
 
@@ -201,12 +215,11 @@ def _running(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Contender]:
     """Start a process in a group of its own, wait until it listens, end the whole group in every case."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("GATEWAY__") and k not in _SETTINGS}
     with (directory / "stdout").open("wb") as out, (directory / "stderr").open("wb") as err, on_cpu(cpu):
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**inherited, **(environment or {})},
+            env={**plain_environment(), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,

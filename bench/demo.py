@@ -36,7 +36,7 @@ _MINUTE_MS: Final = 60_000
 async def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--port", type=int, default=int(os.environ.get("GATEWAY__LISTEN__PORT", "8080")))
-    parser.add_argument("--exchange-port", type=int, default=9443)
+    parser.add_argument("--exchange-port", type=int, default=int(os.environ.get("DEMO_EXCHANGE_PORT", "9443")))
     parser.add_argument("--once", action="store_true", default=bool(os.environ.get("DEMO_ONCE")))
     options = parser.parse_args()
     control = f"http://127.0.0.1:{options.exchange_port + 1}"

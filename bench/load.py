@@ -48,17 +48,23 @@ def saturate(contender: Contender, target: str, seconds: int, cpu: int | None) -
         ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 30)
     after_us = contender.cpu_us()
     contender.check()
+    rate, count = told_by_wrk(ran, contender.name)
+    if before_us is None or after_us is None:
+        return Throughput(rate, None)
+    return Throughput(rate, (after_us - before_us) / count)
+
+
+def told_by_wrk(ran: subprocess.CompletedProcess[str], name: str) -> tuple[float, int]:
+    """Requests a second, and requests. Anything but good answers on whole connections is a failure."""
     rate, count = _RATE.search(ran.stdout), _COUNT.search(ran.stdout)
     if ran.returncode != 0 or rate is None or count is None or count[1] == "0":
-        raise ContenderFailed(f"wrk against {contender.name}: {(ran.stderr or ran.stdout).strip()}")
+        raise ContenderFailed(f"wrk against {name}: {(ran.stderr or ran.stdout).strip()}")
     if wrong := _STATUS.search(ran.stdout):
-        raise ContenderFailed(f"{contender.name} gave {wrong[1]} answers other than 2xx")
+        raise ContenderFailed(f"{name} gave {wrong[1]} answers other than 2xx")
     errors = _ERRORS.search(ran.stdout)
-    if errors and any(int(count) for count in errors.groups()[:3]):
-        raise ContenderFailed(f"{contender.name}: {errors[0]}")
-    if before_us is None or after_us is None:
-        return Throughput(float(rate[1]), None)
-    return Throughput(float(rate[1]), (after_us - before_us) / int(count[1]))
+    if errors and any(int(number) for number in errors.groups()[:3]):
+        raise ContenderFailed(f"{name}: {errors[0]}")
+    return float(rate[1]), int(count[1])
 
 
 def paced(contender: Contender, target: str, seconds: int, cpu: int | None) -> Delays:

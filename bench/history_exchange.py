@@ -1,0 +1,71 @@
+"""A stand-in for an exchange that is far away and has all one-minute candles there ever were. Nothing else.
+
+    python -m bench.history_exchange PORT MILLISECONDS
+
+`/arrivals` tells when it was asked for candles: epoch microseconds, oldest first, and forgets them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import time
+
+_MINUTE_MS = 60_000
+_ASKED = {name: re.compile(rb"[?&]%b=([0-9]+)" % name) for name in (b"start", b"end", b"limit")}
+
+
+class _Exchange:
+    def __init__(self, away_s: float) -> None:
+        self._away_s = away_s
+        self._arrivals: list[int] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                target = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
+                body = await self._answer(target)
+                head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+                writer.writelines((head, body))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, target: bytes) -> bytes:
+        if target == b"/arrivals":
+            told, self._arrivals = json.dumps(self._arrivals).encode(), []
+            return told
+        await asyncio.sleep(self._away_s / 2)
+        now_us = time.time_ns() // 1000
+        self._arrivals.append(now_us)
+        await asyncio.sleep(self._away_s / 2)
+        asked = {name: int(found[1]) for name, pattern in _ASKED.items() if (found := pattern.search(target))}
+        newest = min(asked.get(b"end", 1 << 60), now_us // 1000) // _MINUTE_MS
+        oldest = max(-(-asked.get(b"start", 0) // _MINUTE_MS), newest - asked.get(b"limit", 200) + 1)
+        rows = b",".join([_row(number) for number in range(newest, oldest - 1, -1)])
+        return (
+            b'{"retCode":0,"retMsg":"OK","result":{"symbol":"BTCUSDT","category":"linear","list":[%b]},"retExtInfo":{},'
+            b'"time":%d}' % (rows, now_us // 1000)
+        )
+
+
+def _row(number: int) -> bytes:
+    base = 36_500 + number * 7 % 113
+    return b'["%d","%d.1","%d.4","%d.6","%d.5","%d.123","%d.4567"]' % (
+        *(number * _MINUTE_MS, base, base + 21, base - 17, base + 3),
+        *(100 + number * 31 % 97, 4_000_000 + number % 9973),
+    )
+
+
+async def _main(port: int, away_ms: int) -> None:
+    server = await asyncio.start_server(_Exchange(away_ms / 1000).serve, "127.0.0.1", port)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2])))
