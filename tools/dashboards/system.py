@@ -123,7 +123,7 @@ _MEMORY: Final[tuple[Panel, ...]] = (
     ),
     lines(
         "Growth",
-        "Slope of the memory in RAM over the last minutes. Positive while the cache fills; worry when it stays so "
+        "Slope of the memory in RAM over the last half hour. Positive while the cache fills; worry when it stays so "
         "for an hour.",
         "Bps",
         Query("sum by (instance) (memory_growth_rate_bytes_per_second{INSTANCE})", "{{instance}}"),
