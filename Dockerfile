@@ -3,6 +3,8 @@ ARG PYTHON_IMAGE=python:3.12-slim
 
 # Everything that needs pip stays in this stage.
 FROM ${PYTHON_IMAGE} AS build
+# Where packages come from another index than the usual one.
+ARG PIP_INDEX_URL
 COPY requirements-image.lock /build/requirements-image.lock
 # Without the tests of libraries, and without a second build of zstandard, which only PyPy uses.
 RUN python -m venv --without-pip /opt/gateway \

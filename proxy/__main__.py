@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import uvloop
 from multidict import CIMultiDict
@@ -41,6 +41,18 @@ _SCHEMA_FILE: Final = Path("config.schema.json")
 _METRICS_FILE: Final = Path("docs/metrics.md")
 _BAD_CONFIG: Final = 2
 _REFUSED: Final = 1
+
+
+def program() -> NoReturn:
+    """The command line as a process. It ends at once when all is said: a thread that still looks up a name, for which
+    no name server answers, would be waited for otherwise, and with it whoever stops a container."""
+    code = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # nobody reads on
+        code = code or _REFUSED
+    os._exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -242,4 +254,4 @@ def _add_explain(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -37,6 +37,7 @@ FILE: Final = "_FILE"
 _MOST_BYTES: Final = 64 << 10
 _TEXT: Final = frozenset({str, SecretStr, types.NoneType})
 _COMPOUND: Final = ("[", "{")
+_NULL: Final = frozenset({"null", "~"})
 
 
 class Setting(NamedTuple):
@@ -160,7 +161,7 @@ def _unknown(setting: Setting, schema: type[BaseModel]) -> str:
 def _value(setting: Setting, text: str, kind: Any) -> Any:
     kinds = _kinds(kind)
     if _TEXT.issuperset(kinds):  # a password may look like anything: a number, a list
-        return None if not text or (types.NoneType in kinds and text in {"null", "~"}) else text
+        return None if not text or (types.NoneType in kinds and text in _NULL) else text
     if text.lstrip().startswith(_COMPOUND):
         try:
             return orjson.loads(text)
@@ -182,8 +183,9 @@ def _put(data: dict[str, Any], place: Place, value: Any) -> None:
 
 def _held(path: str) -> str:
     """What a file holds, without the newline at its end. Raises ValueError."""
-    # Who writes the secret itself where its file is to be named must not find it in a log.
-    shown = repr(path) if path.startswith(("/", ".")) else "what it names"
+    # Who writes the secret itself where its file is to be named must not find it in a log. One may begin with a slash.
+    parent = os.path.dirname(path)  # noqa: PTH120  # with isdir, which never raises
+    shown = repr(path) if parent not in {"", "/"} and os.path.isdir(parent) else "what it names"  # noqa: PTH112
     try:
         with open(path, "rb", opener=_at_once) as file:  # whose open() takes no opener
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -200,6 +202,8 @@ def _held(path: str) -> str:
     text = text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
     if not text:  # to the environment nothing is null: no token, and nobody would be asked for one
         raise ValueError(f"expected a value, {shown} is empty")
+    if text in _NULL:  # what `jq -r` writes where there is none
+        raise ValueError(f"expected a value, {shown} says {text}")
     return text
 
 

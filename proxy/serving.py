@@ -34,9 +34,10 @@ async def serve(config: Config, routes: RouteTable, sink: Sink, source: Source, 
     logger = structlog.get_logger()
     # A port of the system's choice is for trials: they leave nothing behind, and begin with nothing.
     state_file = config.store.state_file if config.listen.port else None
-    async with App(config, routes, sink=sink, source=source, worker=worker, state_file=state_file) as app:
-        if app.reloader is not None:
-            loop.add_signal_handler(signal.SIGHUP, app.reloader.ask)
+    gateway = App(config, routes, sink=sink, source=source, worker=worker, state_file=state_file)
+    if gateway.reloader is not None:
+        loop.add_signal_handler(signal.SIGHUP, gateway.reloader.ask)  # who starts, too, would die of it
+    async with gateway as app:
         logger.info("started", port=app.port, upstream=config.upstream.url, rules=[rule.name for rule in config.limits])
         if lifeline is None:
             greet(config, app.port)

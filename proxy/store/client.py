@@ -6,7 +6,9 @@ because with RESP3 a connection that the server has closed is only noticed by th
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+from contextlib import suppress
 from typing import Any, Final
 
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel, SSLConnection
@@ -32,6 +34,7 @@ from redis.exceptions import (
 )
 
 from policies.store_url import StoreKind
+from proxy import names
 from proxy.config_store import StoreSection
 
 Client = Redis | RedisCluster
@@ -60,6 +63,34 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (TimeoutError, "timeout"),
     (builtins.TimeoutError, "timeout"),
 )
+
+
+class _Found(Connection):
+    """Its name is looked up by us (proxy/names.py)."""
+
+    _address = ""
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        arguments = {**super()._connection_arguments(), "host": self._address}
+        return arguments | ({"server_hostname": self.host} if "ssl" in arguments else {})
+
+    async def _connect(self) -> None:
+        async with asyncio.timeout(self.socket_connect_timeout):
+            *others, last = await names.OF_REDIS.of(self.host, self.port)
+            for address in others:
+                self._address = address
+                with suppress(OSError):
+                    return await super()._connect()  # type: ignore[no-untyped-call, no-any-return]
+            self._address = last
+            try:
+                await super()._connect()  # type: ignore[no-untyped-call]
+            except OSError:
+                names.OF_REDIS.forget(self.host, self.port)
+                raise
+
+
+class _FoundSecure(_Found, SSLConnection):
+    """The same under TLS, where the certificate is for the name."""
 
 
 class StoreLost(Exception):
@@ -109,7 +140,7 @@ def connected(store: StoreSection) -> Client:
         case _:
             ((host, port),) = address.hosts
             options = {**_options(store), "socket_timeout": None}
-            kind = SSLConnection if options.pop("ssl", False) else Connection
+            kind = _FoundSecure if options.pop("ssl", False) else _Found
             pool = ConnectionPool(
                 connection_class=kind, max_connections=CONNECTIONS, host=host, port=port, db=address.db, **options
             )

@@ -114,6 +114,7 @@ class Keeper:
         self._moment = moment
         self._sleep = sleep
         self._file: StateFile | None = None
+        self._awaited = False
         self._failing = False
         self._log: Any = structlog.get_logger()
 
@@ -134,7 +135,7 @@ class Keeper:
 
     async def run(self) -> None:
         """Signs of life, in a thread: a disk may be slow."""
-        while self._file is not None:
+        while self._file is not None or self._awaited:
             await self._sleep(SIGN_S)
             await asyncio.to_thread(self._give_sign)
 
@@ -168,6 +169,7 @@ class Keeper:
                 "give both store.url: redis://HOST, or each its own egress.id if the exchange sees two addresses"
             )
             self._log.warning("state_file_in_use", path=str(error), remedy=remedy)
+            self._awaited = True
             return Found.LOCKED, None
         except NotOursError as error:
             remedy = "no gateway has written this: remove it, or let store.state_file name another file"
@@ -232,7 +234,16 @@ class Keeper:
                 rows.append({"key": list(key), **taken._asdict()})
         return rows
 
+    def _take_over(self) -> None:
+        """Who held the file may have been draining. What he left in it is older than what our windows know."""
+        with suppress(InUseError, NotOursError):
+            opened = first_usable(self._setting, self._budget, os.environ)
+            if isinstance(opened, StateFile):
+                self._file, self._awaited = opened, False
+
     def _give_sign(self, *, sync: bool = False) -> None:
+        if self._awaited:
+            self._take_over()
         if self._file is None:
             return
         try:

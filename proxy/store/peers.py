@@ -17,6 +17,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final, cast
 
+from proxy import names
+
 _PATIENCE_S: Final = 0.5
 _LONGEST_NAME: Final = 64
 _NOBODY_LISTENS: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})
@@ -100,9 +102,11 @@ def this_machine() -> str:
 
 async def _own_address(towards: tuple[str, int]) -> str:
     """Our address on the way there; nothing is sent to find it out."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(*towards, type=socket.SOCK_DGRAM)
-    family, kind, protocol, _, target = found[0]
+    async with asyncio.timeout(_PATIENCE_S):
+        address, *_ = await names.OF_REDIS.of(*towards)
+    ((family, kind, protocol, _, target), *_) = socket.getaddrinfo(
+        address, towards[1], type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
+    )
     with socket.socket(family, kind, protocol) as probe:
         probe.connect(target)
         return str(probe.getsockname()[0])

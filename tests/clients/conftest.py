@@ -8,6 +8,7 @@ import pytest
 
 from tests.clients import chain as chains
 from tests.clients import javascript
+from tests.no_proxies import no_proxies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,16 +16,7 @@ if TYPE_CHECKING:
     from tests.clients.chain import Chain
     from tests.clients.javascript import Node
 
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_proxies() -> Iterator[None]:
-    """pybit and axios take HTTP_PROXY even for 127.0.0.1."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-            patch.delenv(name, raising=False)
-        for name in ("NO_PROXY", "no_proxy"):
-            patch.setenv(name, "127.0.0.1,localhost")
-        yield
+__all__ = ["no_proxies"]  # a fixture
 
 
 @pytest.fixture(scope="module")

@@ -16,33 +16,12 @@ from typing import Any, Final
 
 from tests.deploy.rendered import CONFIG, Rendered, config_text, environment_of, gateway_of
 from tests.integration.test_process import process
+from tests.kubelet import Volume
 from tests.redis_servers.ports import reserve_port
 
 TOKEN: Final = "planted-token-of-a-test-000000000"
 _SECONDS: Final = 30.0
 _TRAFFIC: Final = 8080
-
-
-class Volume:
-    """A directory as the kubelet keeps it: names are links into ..data, which is swapped for another in one rename."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._generation = 0
-        directory.mkdir()
-
-    def publish(self, files: Mapping[str, str]) -> None:
-        self._generation += 1
-        now = self._directory / f"..generation-{self._generation}"
-        now.mkdir()
-        for name, text in files.items():
-            (now / name).write_text(text)
-        (self._directory / "..data_tmp").symlink_to(now.name)
-        (self._directory / "..data_tmp").replace(self._directory / "..data")
-        for name in files:
-            link = self._directory / name
-            if not link.is_symlink():
-                link.symlink_to(Path("..data", name))
 
 
 @dataclass(frozen=True)
@@ -113,4 +92,5 @@ def started(of: Rendered, directory: Path, upstream: str, redis: str | None = No
         for number in numbers - {_TRAFFIC}:
             given["GATEWAY__ADMIN__PORT"] = str(ports[number])
         given["GATEWAY__UPSTREAM__URL"] = upstream
+        given["GATEWAY__LISTEN__DRAIN_DELAY"] = "0s"  # there are no nodes that would have to hear of its end
         yield Started(stack.enter_context(process("run", **given)), ports, config)

@@ -1,7 +1,7 @@
 """Every block of every page that a user reads, with the words that say how it is executed.
 
-The language says most of it (tests/docs/kinds.py). What it cannot say stands in a comment directly above the block,
-`<!-- test: follows; fails -->`, parts separated by semicolons:
+The language says most of it (KINDS in tests/docs/test_blocks.py). What it cannot say stands in a comment directly
+above the block, `<!-- test: follows; fails -->`, parts separated by semicolons:
 
     follows                 goes on where the block of this kind above stopped: its commands are run first, and in the
                             same directory; its YAML is merged under this one

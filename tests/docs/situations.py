@@ -12,7 +12,7 @@ import aiohttp
 import jwt
 
 from tests.docs.surroundings import Surroundings
-from tests.redis_servers.ports import reserve_port
+from tests.integration.test_process import free_port
 
 KLINES: Final = "/v5/market/kline?category=linear&symbol=BTCUSDT&interval=15&limit=200"
 _SECRET: Final = "a secret of the tests, of 32 bytes or more"
@@ -74,8 +74,8 @@ async def _pressed(at: Surroundings) -> None:
     await _until(at, "/metrics", "gateway_backpressure_level 1")
 
 
-_CLOSED: Final = reserve_port()
-"""Nobody listens there, and it is held while the tests run."""
+_CLOSED: Final = free_port()
+"""Nobody listens there."""
 
 SITUATIONS: Final[Mapping[str, Situation]] = {
     "it was asked": Situation(brought_about=_asked),
@@ -86,7 +86,7 @@ SITUATIONS: Final[Mapping[str, Situation]] = {
     "it is slow": Situation(environment={"GATEWAY__LOG__SLOW": "1ms"}, brought_about=_asked),
     "the exchange has banned it": Situation(brought_about=_banned),
     "its Redis is lost": Situation(
-        environment={"REDIS_URL": f"redis://127.0.0.1:{_CLOSED.number}/0"}, brought_about=_without_redis
+        environment={"REDIS_URL": f"redis://127.0.0.1:{_CLOSED}/0"}, brought_about=_without_redis
     ),
     "it has too much to do": Situation(
         environment={

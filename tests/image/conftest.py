@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.image.engine import Engine, NoEngine, NoImage
+from tests.no_proxies import no_proxies
+
+__all__ = ["no_proxies"]  # a fixture
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +25,3 @@ def image(engine: Engine) -> str:
         return engine.image()
     except NoImage as reason:
         pytest.skip(str(reason))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_proxies() -> Iterator[None]:
-    """pybit takes HTTP_PROXY even for 127.0.0.1."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-            patch.delenv(name, raising=False)
-        for name in ("NO_PROXY", "no_proxy"):
-            patch.setenv(name, "127.0.0.1,localhost")
-        yield

@@ -156,7 +156,7 @@ class Engine:
     def build(self, name: str, *options: str, dockerfile: str | None = None) -> str:
         """Build `dockerfile`, or the repository's own; the answer is `name`."""
         source, text = (".", None) if dockerfile is None else ("-", dockerfile)
-        with _one_at_a_time("image"):  # the second who comes finds all the layers
+        with one_at_a_time("image"):  # the second who comes finds all the layers
             self.docker("build", "--network=host", *options, "--tag", name, source, text=text, timeout=_BUILD_S)
         return name
 
@@ -167,7 +167,7 @@ class Engine:
         """
         if self.has(name):
             return
-        with _one_at_a_time("images"):
+        with one_at_a_time("images"):
             if self.has(name):
                 return
             why = self._not_pulled(name)
@@ -277,7 +277,7 @@ def _me() -> str:
 
 
 @contextmanager
-def _one_at_a_time(what: str) -> Iterator[None]:
+def one_at_a_time(what: str) -> Iterator[None]:
     """Test workers share the engine."""
     _KEPT.mkdir(exist_ok=True)
     with (_KEPT / f"{what}.lock").open("w") as lock:

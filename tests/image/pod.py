@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tests.deploy.mounted import TOKEN, Volume
+from tests.deploy.mounted import TOKEN
 from tests.deploy.rendered import Object, Rendered, pod
 from tests.image.engine import Container, Engine
+from tests.kubelet import Volume
 
 _ASK: Final = "import sys, urllib.request as u; sys.stdout.write(str(u.urlopen(sys.argv[1], timeout=5).status))"
 

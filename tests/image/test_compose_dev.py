@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,11 +13,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.deploy.stacks import ROOT
+from tests.docs.blocks import named
 from tests.image.engine import Engine
 from tests.image.stack import wait_until
 from tests.redis_servers.ports import reserve_port
@@ -41,9 +45,17 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def typed(name: str) -> list[str]:
+    """The commands of a block of the page; which files they are about, the environment says."""
+    return [
+        command.text.replace(" -f deploy/compose/compose.dev.yaml", "")
+        for command in named("docs/compose.md", name).commands
+    ]
+
+
 @contextmanager
-def watched(engine: Engine, tree: Path, port: int) -> Iterator[Path]:
-    """`up --build --watch`, as docs/compose.md has it; the answer is the file of what it says."""
+def watched(engine: Engine, tree: Path, port: int) -> Iterator[tuple[Path, dict[str, str]]]:
+    """As docs/compose.md has it, of a tree of our own; yields the file of its words, and the variables that name it."""
     files = [tree / "deploy" / "compose" / "compose.dev.yaml", tree / "override.yaml"]
     environment = {
         "COMPOSE_PROJECT_NAME": "bybit-gateway-test-dev",
@@ -54,16 +66,17 @@ def watched(engine: Engine, tree: Path, port: int) -> Iterator[Path]:
     away = ("compose", "down", "--volumes", "--remove-orphans", "--timeout", "0")
     engine.docker(*away, environment=environment, timeout=60)
     said = tree / "said"
+    (command,) = typed("dev")
     with said.open("wb") as output:
         process = subprocess.Popen(
-            ["docker", "compose", "up", "--build", "--watch"],
+            shlex.split(command),
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
-            yield said
+            yield said, environment
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait(30)
@@ -71,8 +84,20 @@ def watched(engine: Engine, tree: Path, port: int) -> Iterator[Path]:
             engine.docker("image", "rm", "--force", IMAGE)
 
 
+def told_by(command: str, environment: dict[str, str]) -> dict[str, Any]:
+    """Typed at no terminal."""
+    words = shlex.split(command.replace(" exec ", " exec -T "))
+    done = subprocess.run(
+        words, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert isinstance(told, dict)
+    return told
+
+
 def test_what_is_changed_is_in_force_a_moment_later(engine: Engine, image: str, tree: Path) -> None:
-    """The source by a new start, which takes no new image; the configuration by itself."""
+    """The source by a new start, which takes no new image; the configuration by itself. And the exchange obeys."""
     if engine.docker("compose", "up", "--help", check=False).stdout.find("--watch") < 0:
         pytest.skip("docker compose is older than `up --watch`")
     reserved = reserve_port()
@@ -86,7 +111,7 @@ def test_what_is_changed_is_in_force_a_moment_later(engine: Engine, image: str, 
             return ""
         raise AssertionError("there is no such page")
 
-    with watched(engine, tree, reserved.number) as said:
+    with watched(engine, tree, reserved.number) as (said, environment):
         try:
             wait_until(lambda: BEFORE in page(), "it serves", 120)
             wait_until(lambda: "atch enabled" in said.read_text(), "it watches")
@@ -96,6 +121,8 @@ def test_what_is_changed_is_in_force_a_moment_later(engine: Engine, image: str, 
             config = tree / "deploy" / "compose" / "config" / "config.yaml"
             config.write_text(config.read_text().replace("level: info", "level: debug"))
             wait_until(lambda: "config_applied" in said.read_text(), "the configuration is in force")
+            told = [told_by(command, environment) for command in typed("control")]
+            assert [told[0]["breaches"], told[1]["ip_limit"]] == [0, 60]
         except AssertionError as error:
             raise AssertionError(f"{error}\n{said.read_text()[-4000:]}") from None
         finally:

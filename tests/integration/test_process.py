@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +22,16 @@ import pytest
 
 from tests.fake_bybit import FakeBybit
 from tests.recorder import OK, Seen, recorder
+from tests.redis_servers.ports import reserve_port
 
 ROOT = Path(__file__).parents[2]
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """For a process that binds it later, and again after a restart: nobody else is given it while these tests run."""
+    reserved = reserve_port()
+    atexit.register(reserved.release)
+    return reserved.number
 
 
 @contextmanager
@@ -170,6 +174,57 @@ async def test_a_person_in_a_hurry_ends_what_is_under_way() -> None:
     assert "Traceback" not in errors
     events = [json.loads(line) for line in output.splitlines()]
     assert [event["event"] for event in events][-2:] == ["requests_cut_off", "stopped"]
+
+
+async def test_sighup_while_it_starts_does_not_end_it() -> None:
+    """The exchange takes its time to greet the connections that are made before the first request."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        with process(
+            "run",
+            GATEWAY__UPSTREAM__URL=f"https://127.0.0.1:{silent.getsockname()[1]}",
+            GATEWAY__UPSTREAM__PREWARM="1",
+            GATEWAY__UPSTREAM__TIMEOUTS__CONNECT="10m",
+            GATEWAY__LISTEN__PORT=str(port),
+        ) as started:
+            greeted, _ = await asyncio.to_thread(silent.accept)
+            started.send_signal(signal.SIGHUP)
+            await asyncio.sleep(0.3)  # nothing to wait for: that it has not ended is the point
+            greeted.close()
+            await asyncio.to_thread(wait_until_ready, port, started)
+            started.send_signal(signal.SIGTERM)
+            output, _ = await asyncio.to_thread(started.communicate, timeout=20)
+
+    assert started.returncode == 0
+    assert "config_unchanged" in output
+
+
+async def test_a_name_that_nobody_answers_for_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """A thread that asks for it cannot be told to stop."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket, time\n"
+        "real = socket.getaddrinfo\n"
+        "def getaddrinfo(host, *rest, **named):\n"
+        "    return time.sleep(600) if host == 'gone.invalid' else real(host, *rest, **named)\n"
+        "socket.getaddrinfo = getaddrinfo\n"
+    )
+    port = free_port()
+    with process(
+        "run",
+        PYTHONPATH=str(tmp_path),
+        GATEWAY__UPSTREAM__URL="http://gone.invalid",
+        GATEWAY__UPSTREAM__TIMEOUTS__CONNECT="100ms",
+        GATEWAY__LISTEN__PORT=str(port),
+    ) as started:
+        await asyncio.to_thread(wait_until_ready, port, started)
+        with pytest.raises(urllib.error.HTTPError, match="502"):
+            await asyncio.to_thread(ask, f"http://127.0.0.1:{port}/v5/market/time")
+        started.send_signal(signal.SIGTERM)
+        output, _ = await asyncio.to_thread(started.communicate, timeout=60)
+
+    assert started.returncode == 0
+    assert json.loads(output.splitlines()[-1])["event"] == "stopped"
 
 
 @pytest.mark.parametrize("command", [["run"], ["check"]])

@@ -260,7 +260,9 @@ def test_the_long_name_wins_over_the_short_one_however_each_is_given(tmp_path: P
     )
 
 
-@pytest.mark.parametrize("make", ["missing", "directory", "pipe", "long", "latin", "empty", "newline", "forbidden"])
+@pytest.mark.parametrize(
+    "make", ["missing", "directory", "pipe", "long", "latin", "empty", "newline", "null", "forbidden"]
+)
 def test_a_file_that_cannot_be_used_is_named_and_not_repeated(make: str, tmp_path: Path) -> None:
     path = tmp_path / "held"
     match make:
@@ -281,6 +283,9 @@ def test_a_file_that_cannot_be_used_is_named_and_not_repeated(make: str, tmp_pat
         case "empty" | "newline":
             path.write_text("\n" if make == "newline" else "")
             expected = f"expected a value, '{path}' is empty"
+        case "null":
+            path.write_text("null\n")
+            expected = f"expected a value, '{path}' says null"
         case _:
             path.write_text(SECRET)
             path.chmod(0)
@@ -293,8 +298,9 @@ def test_a_file_that_cannot_be_used_is_named_and_not_repeated(make: str, tmp_pat
     ]
 
 
-def test_a_secret_in_the_place_of_the_name_of_its_file_is_not_repeated() -> None:
-    (problem,) = problems(GATEWAY__ADMIN__TOKEN_FILE=SECRET)
+@pytest.mark.parametrize("before", ["", "/", ".", "/half/"])
+def test_a_secret_in_the_place_of_the_name_of_its_file_is_not_repeated(before: str) -> None:
+    (problem,) = problems(GATEWAY__ADMIN__TOKEN_FILE=before + SECRET)
 
     assert "what it names cannot: No such file" in problem
     assert HIDDEN.found_in(problem.encode()) == []

@@ -13,7 +13,7 @@ import pytest
 from proxy.app import App
 from proxy.listener import _begin_no_more
 from tests.gateway_fixture import gateway
-from tests.hand_clock import until
+from tests.hand_clock import HandClock, until
 from tests.recorder import OK, Recorder, Seen, recorder
 
 TIME = b"GET /v5/market/time HTTP/1.1\r\nHost: me\r\n\r\n"
@@ -173,14 +173,23 @@ def test_while_it_stops_to_listen_no_connection_is_begun_and_those_that_were_mad
 
 async def test_who_waits_for_room_in_a_window_gets_his_turn() -> None:
     """As long as his request would have waited without the end."""
-    rule = {"name": "few", "quota": "1/300ms", "when_full": "wait"}
-    async with recorder() as there, gateway(there.url, limits=[rule]) as app, kept(app) as one, kept(app) as other:
+    clock = HandClock()
+    rule = {"name": "few", "quota": "1/100ms", "when_full": "wait"}
+    async with (
+        recorder() as there,
+        gateway(there.url, limits=[rule], clock=clock, sleep=clock.sleep) as app,
+        kept(app) as one,
+        kept(app) as other,
+    ):
         one.send(TIME)
         assert await one.answer() == (200, False)
         one.send(TIME)
         other.send(TIME)
         await until(lambda: app.limiter.waiting == 2)
         async with retiring(app) as task:
+            for waiting in (1, 0):
+                await clock.leap(0.1)
+                await until(lambda left=waiting: app.limiter.waiting == left)
             assert [await one.answer(), await other.answer()] == [(200, True)] * 2
             await task
     assert len(there.seen) == 3

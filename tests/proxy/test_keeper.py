@@ -95,6 +95,18 @@ class Gateway:
     def sign(self) -> None:
         self.keeper._give_sign()
 
+    def live(self, signs: int) -> None:
+        """Until it has given so many more signs of life."""
+        left = iter(range(signs))
+
+        async def sleep(_: float) -> None:
+            if next(left, None) is None:
+                raise asyncio.CancelledError
+
+        self.keeper._sleep = sleep
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(self.keeper.run())
+
     def die(self) -> None:
         """As kill -9: the descriptor goes, nothing is written."""
         if self.keeper._file is not None:
@@ -263,6 +275,21 @@ def test_a_file_of_somebody_else_is_left_alone(machine: Machine) -> None:
 
     assert second.said == ["state_file_unreadable", "cold_start"]
     assert machine.path.read_text() == "limits: []\n"
+
+
+def test_a_gateway_that_begins_while_the_other_drains_keeps_the_file_from_then_on(machine: Machine) -> None:
+    """The port is free before the other has ended. What it leaves says nothing of what is sent after it."""
+    first = machine.start()
+    second = machine.start()
+    machine.pass_time(6)
+    first.stop()
+    second.live(2)
+    assert second.send(700, ALL) == 600
+    second.stop()
+    third = machine.start()
+
+    assert third.said == ["state_restored"]
+    assert third.send(700, ALL) == 0
 
 
 def test_of_two_gateways_on_one_file_the_second_is_warned_and_holds(machine: Machine) -> None:

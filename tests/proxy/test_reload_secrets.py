@@ -10,33 +10,11 @@ from pathlib import Path
 from proxy.app import App
 from proxy.config import load_routes
 from proxy.reload import Result, Source
+from tests.kubelet import Volume
 from tests.raw_http import exchange_bytes
 
 ROUTES = load_routes()
 FIRST, SECOND = "the-first-token-of-all", "the-second-token-of-all"
-
-
-class Mounted:
-    """A Secret as the kubelet mounts it: NAME -> ..data/NAME, ..data -> a directory of that moment."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._versions = 0
-
-    def write(self, **secrets: str) -> None:
-        self._versions += 1
-        version = self._directory / f"..{self._versions}"
-        version.mkdir()
-        for name, text in secrets.items():
-            (version / name).write_text(text)
-            if not (self._directory / name).is_symlink():
-                (self._directory / name).symlink_to(f"..data/{name}")
-        new = self._directory / "..data_tmp"
-        new.symlink_to(version.name)
-        new.replace(self._directory / "..data")
-
-    def path(self, name: str) -> str:
-        return str(self._directory / name)
 
 
 @asynccontextmanager
@@ -64,11 +42,11 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def test_a_token_is_exchanged_without_a_restart(tmp_path: Path) -> None:
-    secrets = Mounted(tmp_path)
-    secrets.write(token=FIRST)
+    secrets = Volume(tmp_path / "secrets")
+    secrets.publish({"token": FIRST})
     async with running(GATEWAY__ADMIN__TOKEN_FILE=secrets.path("token")) as app:
         assert (await accepted(app, FIRST), await accepted(app, SECOND)) == (True, False)
-        secrets.write(token=SECOND)
+        secrets.publish({"token": SECOND})
         assert await reloaded(app) is Result.APPLIED
 
         assert (await accepted(app, FIRST), await accepted(app, SECOND)) == (False, True)
@@ -78,11 +56,11 @@ async def test_a_token_is_exchanged_without_a_restart(tmp_path: Path) -> None:
 
 async def test_a_swapped_link_is_noticed_by_itself(tmp_path: Path) -> None:
     """Nobody sends SIGHUP in a cluster."""
-    secrets = Mounted(tmp_path)
-    secrets.write(token=FIRST)
+    secrets = Volume(tmp_path / "secrets")
+    secrets.publish({"token": FIRST})
     async with running(0.02, GATEWAY__ADMIN__TOKEN_FILE=secrets.path("token")) as app:
         assert await accepted(app, FIRST)
-        secrets.write(token=SECOND)
+        secrets.publish({"token": SECOND})
         await until(lambda: app._config.admin.token.get_secret_value() == SECOND)  # type: ignore[union-attr]
 
         assert (await accepted(app, FIRST), await accepted(app, SECOND)) == (False, True)
@@ -90,12 +68,12 @@ async def test_a_swapped_link_is_noticed_by_itself(tmp_path: Path) -> None:
 
 async def test_what_needs_a_restart_keeps_its_value_and_is_named(tmp_path: Path) -> None:
     """A connection to a store was made with the password of its time; the token beside it is exchanged all the same."""
-    secrets = Mounted(tmp_path)
-    secrets.write(token=FIRST, password="one")
+    secrets = Volume(tmp_path / "secrets")
+    secrets.publish({"token": FIRST, "password": "one"})
     async with running(
         GATEWAY__ADMIN__TOKEN_FILE=secrets.path("token"), GATEWAY__STORE__PASSWORD_FILE=secrets.path("password")
     ) as app:
-        secrets.write(token=SECOND, password="other")
+        secrets.publish({"token": SECOND, "password": "other"})
         assert await reloaded(app) is Result.APPLIED
 
         password = app._config.store.password
@@ -109,12 +87,12 @@ async def test_what_needs_a_restart_keeps_its_value_and_is_named(tmp_path: Path)
 
 async def test_a_file_that_has_gone_changes_nothing(tmp_path: Path) -> None:
     """The pages stay closed to whoever has no token."""
-    secrets = Mounted(tmp_path)
-    secrets.write(token=FIRST)
+    secrets = Volume(tmp_path / "secrets")
+    secrets.publish({"token": FIRST})
     async with running(GATEWAY__ADMIN__TOKEN_FILE=secrets.path("token")) as app:
-        secrets.write()
+        secrets.publish({})
         assert await reloaded(app) is Result.REFUSED
-        secrets.write(token="")
+        secrets.publish({"token": ""})
         assert await reloaded(app) is Result.REFUSED
 
         assert (await accepted(app, FIRST), await accepted(app, "")) == (True, False)
