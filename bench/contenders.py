@@ -119,15 +119,6 @@ def slow_exchange(lab: Lab, away_ms: int) -> Iterator[Contender]:
 
 
 @contextmanager
-def history_exchange(lab: Lab, away_ms: int) -> Iterator[Contender]:
-    """One that is far away, and has one-minute candles of all times."""
-    directory, port = _place(lab, "history-exchange")
-    command = [sys.executable, "-m", "bench.history_exchange", str(port), str(away_ms)]
-    with _running("exchange of long ago", command, port, directory, lab.load_cpu) as started:
-        yield started
-
-
-@contextmanager
 def nginx_cache(lab: Lab) -> Iterator[Contender]:
     with _nginx_proxy(lab, "nginx proxy_cache", cache=True) as started:
         yield started

@@ -91,8 +91,8 @@ def _run(config: Config, routes: RouteTable, source: Source) -> int:
     try:
         if worker is None and config.workers > 1:
             return _supervise(config, source)
-        # Half of them look names up. Two, as by default, are soon taken up by a PostgreSQL or Sentinel whose name is gone,
-        # and every connection is made by way of them (proxy/names.py).
+        # Half of them look names up. Two, as by default, are soon taken up by a PostgreSQL or Sentinel whose name is
+        # gone, and every connection is made by way of them (proxy/names.py).
         os.environ.setdefault("UV_THREADPOOL_SIZE", "16")
         uvloop.run(serving.serve(config, routes, sink, source, worker))
     except OSError as error:

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 from tests.deploy.stacks import COMPOSE, ROOT, document, filled_in, services
-from tests.docs.blocks import Block
 from tests.image.engine import Engine, one_at_a_time
+
+if TYPE_CHECKING:
+    from tests.docs.blocks import Block  # what reads pages is not there where only figures are wanted
 
 STANDINS: Final = Path(__file__).parent / "standins"
 PORTS: Final = ("GATEWAY_PORT", "PAGES_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT")
