@@ -20,7 +20,7 @@ from tests.deploy.stacks import COMPOSE
 from tests.redis_servers.ports import reserve_port
 
 CONFIGURATION: Final = COMPOSE / "nginx.conf"
-_REPLICAS: Final = "server gateway:8080 resolve max_fails=1 fail_timeout=1s;"
+_REPLICAS: Final = "server gateway:8080 resolve max_fails=0;"
 _SECONDS: Final = 15.0
 
 needs_nginx = pytest.mark.skipif(

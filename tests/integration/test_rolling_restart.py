@@ -219,5 +219,5 @@ async def test_replicas_restarted_one_by_one_lose_no_request_and_double_no_order
 
 
 async def used(replicas: list[Replica]) -> bool:
-    """nginx leaves one that was away alone for `fail_timeout`: to end the other one before that would be too soon."""
+    """Both serve again before the next one is ended."""
     return min([await replica.served() for replica in replicas]) > 20
