@@ -33,6 +33,12 @@ _ROWS: Final = 25
 _CALLERS: Final = 10
 _KINDS: Final = ("rules", "accounts", "clients")
 """Of windows: of the exchange, of accounts at the exchange, of clients here."""
+_LOST: Final = {
+    "postgres": "The archive (PostgreSQL)",
+    "redis_cache": "The common cache (Redis)",
+    "stream": "The exchange's stream of candles",
+}
+"""Dependencies, as /health calls them, in the words of a notice. Of the limits' store its mode tells."""
 _SELDOM: Final = 50
 """Looking at all windows may take one part in so many of the time."""
 _WORKERS_EVERY_US: Final = 10_000_000
@@ -40,8 +46,8 @@ _PERCENTS: Final = (50, 95, 99)
 
 
 class Snapshots:
-    """`unready` tells why it is not ready; `times` are what the histograms have noted, by name: response, added,
-    exchange, queue."""
+    """`unready` tells why it is not ready, `lost` what it goes on without; `times` are what histograms have noted, by
+    name: response, added, exchange, queue."""
 
     def __init__(
         self,
@@ -57,6 +63,7 @@ class Snapshots:
         callers: Callers,
         trail: Trail,
         unready: Callable[[], Sequence[str]],
+        lost: Callable[[], Sequence[str]],
         times: Mapping[str, Lately],
         version: str,
         clock: Clock,
@@ -71,6 +78,7 @@ class Snapshots:
         self._callers = callers
         self._trail = trail
         self._unready = unready
+        self._lost = lost
         self._times = times
         self._version = version
         self._clock = clock
@@ -139,12 +147,6 @@ class Snapshots:
             self._count_us = self._clock() + _WORKERS_EVERY_US
 
     def _facts(self, config: Mapping[str, object], store: Mapping[str, Any], blocked: int) -> Facts:
-        archive = self._caches.archive
-        lost = [] if archive is None or archive.status()["connected"] else ["The archive (PostgreSQL)"]
-        if self._caches.two is not None:
-            reach = self._caches.two.l2.status().reach
-            if reach.reason and not reach.answers:
-                lost.append("The common cache (Redis)")
         return Facts(
             serving=self._admin.ready or self._admin.drains,
             draining=self._admin.drains,
@@ -162,7 +164,7 @@ class Snapshots:
             config_errors=int(str(config.get("error_count", 0))),
             restart_wanted=config.get("status") == "needs-restart",
             workers_missing=self._missing,
-            lost=tuple(lost),
+            lost=tuple(_LOST[name] for name in self._lost() if name in _LOST),
         )
 
     def _status(self, told: list[Notice]) -> str:

@@ -181,6 +181,7 @@ class Watch:
             egress=rooms.egress,
             breaker=rooms.breaker,
             unready=self.health.reasons,
+            lost=self.health.lost,
             response=self._response,
             version=_version(),
             clock=rooms.clock,

@@ -17,7 +17,6 @@ from policies.segments import Rows, Series, open_of_slot, slot_of
 from policies.selection import fits, select
 
 LIFETIMES: Final = Lifetimes(tail_us=2_000_000, settle_us=5_000_000)
-TAIL_MS: Final = LIFETIMES.tail_us // 1000
 AMBIGUOUS: Final = frozenset({200, 500})
 LONG_AFTER_MS: Final = 10**11
 JOINT: Final = b","

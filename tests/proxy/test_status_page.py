@@ -254,6 +254,17 @@ async def test_a_lost_store_is_said_in_words_and_leaves_a_gap() -> None:
     assert again["history"]["used"][-1] is None
 
 
+async def test_what_it_goes_on_without_is_what_health_says() -> None:
+    """In words; of two pages one must not know less than the other."""
+    archive = {"archive__url": f"postgresql://archive@127.0.0.1:{free_port()}/nothing"}
+    async with FakeBybit() as exchange, gateway(exchange.url, **archive) as app:
+        told = await told_until(app, lambda told: told["notices"] != [])
+        ready = json.loads((await ask(app, "/health/ready")).body)
+
+    assert [notice["id"] for notice in told["notices"]] == ["lost-The archive (PostgreSQL)"]
+    assert ready == {"status": "ready", "degraded": ["postgres"]}
+
+
 @needs_redis
 async def test_of_several_workers_the_page_says_which_it_is_of() -> None:
     port = free_port()
