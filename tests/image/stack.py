@@ -184,7 +184,10 @@ def stack(engine: Engine, name: str, file: str, port: Callable[[], int], **envir
         (directory / "override.yaml").write_text(override, encoding="utf-8")
         for service in wanted.values():
             _have(engine, filled_in(service["image"]))
-        variables = {"GATEWAY_IMAGE": engine.image(), **ports, **environment}
+        image = f"{engine.image()}-{name}"  # a stack may build it anew
+        engine.docker("image", "tag", engine.image(), image)
+        ending.callback(engine.docker, "image", "rm", "--force", image, check=False)
+        variables = {"GATEWAY_IMAGE": image, **ports, **environment}
         made = Stack(
             engine, f"bybit-gateway-test-{name}", [COMPOSE / file, directory / "override.yaml"], secrets, variables
         )
