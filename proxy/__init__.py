@@ -13,6 +13,7 @@
                  (listener: a port, closed without losing a request)
     gateway      the life of a request, top to bottom: describe, admit, cache, send, answer
     identity       who is asking
+    door           what a client spends by asking
     limiter        admission, waiting, one dispatcher          (store/: where the windows are)
     cache          answers that may be given again             (answers: what is kept of a reply)
       l2             the level in Redis that all share       (lease: one gateway fetches for all)

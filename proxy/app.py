@@ -323,7 +323,7 @@ class App:
         """Requests whose clients have gone are answered all the same; the fate of a write must reach the log."""
         seconds, sent = self._config.upstream.timeouts.total / 1e6, ("send ", AFTER_THE_CLIENT)
         await within(seconds, self._hurry, self.tasks.drain(seconds, *sent))
-        if cut_off := sum(name.startswith(sent) for name in self.tasks.names()):
+        if cut_off := sum(name.startswith("send ") for name in self.tasks.names()):
             structlog.get_logger().warning("requests_cut_off", count=cut_off)
 
     async def _listen(self, stack: AsyncExitStack) -> None:
@@ -336,7 +336,7 @@ class App:
             stack.push_async_callback(own.close)
             self.admin_port = await own.open()
         handler = self._traffic_and_pages if admin.port is None else self._traffic_alone
-        server = traffic_server(handler, listen, self.clock, self.metrics)
+        server = traffic_server(handler, listen, self.clock, self.metrics, self.gateway.at_once)
         drain_s = self._drain_seconds()
         self._traffic_port = Listener(
             server, listen.host, listen.port, drain_s=drain_s, hurry=self._hurry, shared=shared

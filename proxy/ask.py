@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import orjson
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 
 from policies import bybit, orders, quantities
 from policies.descriptor import Descriptor
@@ -35,11 +35,24 @@ class Ask(NamedTuple):
     """Not again, whatever goes wrong."""
 
 
+def max_wait_us(headers: MultiMapping[str]) -> int | None:
+    """How long the client says it will wait. Raises Malformed where what it says is no duration."""
+    text = headers.get(MAX_WAIT)
+    if text is None:
+        return None
+    if len(headers.getall(MAX_WAIT)) > 1:
+        raise Malformed(400, "bad-max-wait", f"{MAX_WAIT}: it stands there twice")
+    try:
+        return quantities.duration_us(text.strip())
+    except ValueError as error:
+        raise Malformed(400, "bad-max-wait", f"{MAX_WAIT}: {error}") from None
+
+
 async def read_ask(request: web.BaseRequest, asked: Asked, limits: BodyLimits) -> Ask:
     """Read the body and all that is wanted of it. The bytes are forwarded as they are, never written anew."""
     # What can be refused without the body is refused before it is read.
     lines = headers.to_upstream(request.raw_headers, behind_proxy=asked.behind_proxy, bearer=asked.bearer)
-    max_wait_us = _max_wait_us(request)
+    patience_us = max_wait_us(request.headers)
     body = await bodies.read(request, limits)
     if asked.descriptor.signed:
         for name in bybit.SIGNING:
@@ -47,7 +60,7 @@ async def read_ask(request: web.BaseRequest, asked: Asked, limits: BodyLimits) -
                 raise Malformed(400, "bad-header", f"the header {name} stands there twice")
     descriptor, operations = understood(asked, body)
     timestamp_us = bybit.timestamp_us(request.headers) if descriptor.signed else None
-    return Ask(descriptor, request.raw_path, lines, body, operations, timestamp_us, max_wait_us)
+    return Ask(descriptor, request.raw_path, lines, body, operations, timestamp_us, patience_us)
 
 
 def understood(asked: Asked, body: bytes) -> tuple[Descriptor, tuple[Operation, ...]]:
@@ -68,13 +81,3 @@ def _mapping(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
-
-
-def _max_wait_us(request: web.BaseRequest) -> int | None:
-    text = request.headers.get(MAX_WAIT)
-    if text is None:
-        return None
-    try:
-        return quantities.duration_us(text.strip())
-    except ValueError as error:
-        raise Malformed(400, "bad-max-wait", f"{MAX_WAIT}: {error}") from None

@@ -5,6 +5,8 @@ client -> describe -> admit (the client's own quotas) -> cache --hit--> client
                                                            v
                           acquire (the exchange's quotas, queue, deadline) -> send -> exchange
 client <- one log event <- store if storable <- observe <-'
+
+A hit that needs no wait goes its way in at_once(), everything else in handle().
 """
 
 from __future__ import annotations
@@ -16,27 +18,31 @@ from typing import Final, Protocol
 
 from aiohttp import web
 from aiohttp.hdrs import ACCEPT_ENCODING
+from multidict import MultiMapping
 
+from policies import bybit
 from policies.admission import Refused
 from policies.caching import CandleQuery
 from policies.conditions import NONE as UNSAID
 from policies.conditions import Directives, tolerable
 from policies.traceparent import read as read_trace
-from proxy import errors, headers, told
+from proxy import errors, told
 from proxy.answered import Answered
-from proxy.ask import Ask, read_ask
+from proxy.ask import Ask, max_wait_us, read_ask
 from proxy.attempts import Attempts
 from proxy.body import BodyLimits
 from proxy.brought import Brought, Late
-from proxy.cache import Entry
+from proxy.cache import L1, Entry
 from proxy.clock import Clock
 from proxy.describe import Asked, Describer
+from proxy.door import Door
 from proxy.egress import Egress
 from proxy.errors import Banned, Broken, BrokenAnswer, Malformed, Shed, Unauthorized, UpstreamError
+from proxy.headers import fetch_for_all, to_client
 from proxy.identity import Rejected
 from proxy.limiter import Limiter
 from proxy.lookup import Lookup
-from proxy.replies import Replies, limited_as
+from proxy.replies import Replies
 from proxy.telemetry import Story, Telemetry
 from proxy.wire import Gone, Stream, Whole, head
 
@@ -75,7 +81,7 @@ class Gateway:
         body_limits: BodyLimits,
     ) -> None:
         self.describer = describer
-        self._door = door
+        self._door = Door(door, telemetry)
         self._lookup = lookup
         self._attempts = attempts
         self._replies = Replies(egress, telemetry, clock)
@@ -90,13 +96,39 @@ class Gateway:
         """After a reload. What has been described already goes on as it was understood."""
         self.describer = describer
 
+    def at_once(self, raw_target: str, peer: str, headers: MultiMapping[str]) -> Whole | None:
+        """What handle() answers to a GET where that needs no wait: it is kept, and the client has room. None: nothing
+        was spent or told, handle() it. Of all requests these are the most, and a task for each would cost more than its
+        answer does."""
+        l1 = self._lookup.l1
+        # Of a traced request each step is noted; what is asked with a key is never kept.
+        if l1 is None or self._telemetry.begin is not None or bybit.API_KEY in headers:
+            return None
+        try:
+            max_wait_us(headers)
+            asked = self.describer.describe("GET", raw_target, peer, headers)
+            if asked.kept is None or asked.refusal is not None:
+                return None
+            story = self._story("GET", headers)
+            story.descriptor, story.endpoint = asked.descriptor, asked.descriptor.endpoint
+            entry = self._at_hand(l1, asked, headers, story)
+            if entry is None or not self._door.let_in_now(asked, story):
+                return None
+        except Exception:  # noqa: BLE001  # handle() meets it again, and has words for it
+            return None
+        request_id = story.request_id.encode()
+        try:
+            return self._hit(entry, headers, story, request_id)
+        except Exception as error:  # noqa: BLE001  # as in handle()
+            return self._replies.failed(error, story, request_id)
+        finally:
+            self._telemetry.tell(story)
+
     async def handle(self, request: web.BaseRequest, own: OwnPages | None = None) -> web.StreamResponse:
         """Answer one request. Every end of it is told once, a client that hangs up included. `own`: it is for pages of
         ours, and goes no further than the door."""
-        story = Story(f"{self._prefix}{next(self._numbers):08x}", request.method, self._clock())
+        story = self._story(request.method, request.headers)
         request_id = story.request_id.encode()
-        if (traceparent := request.headers.get("traceparent")) is not None:
-            story.trace = read_trace(traceparent)
         try:
             if self._telemetry.begin is not None:
                 self._telemetry.begin(story, request)
@@ -126,15 +158,10 @@ class Gateway:
                 raise Unauthorized(asked.refusal.detail, asked.refusal.challenge)
             raise Malformed(400, "bad-target", asked.refusal)
 
-        claim = asked.claim
-        if claim.charges:  # the quotas that a client spends by asking, whether the exchange hears of it or not
-            self._metrics.limit_hits.counts[limited_as(asked.descriptor)] += 1
-            spent = self._door.spend_now(claim)
-            answer = await self._door.spend(claim) if spent is None else spent
-            if isinstance(answer, Refused):
-                return self._replies.limited(answer, asked.descriptor, story, request_id)
-            story.door_charges = claim.charges
-            self._telemetry.count_admitted(claim.charges, answer)
+        if not self._door.let_in_now(asked, story):
+            refused = await self._door.let_in(asked, story)
+            if refused is not None:
+                return self._replies.limited(refused, asked.descriptor, story, request_id)
         if story.steps is not None:
             story.steps.admitted_us = self._clock()
 
@@ -143,15 +170,29 @@ class Gateway:
             if isinstance(given, Refused):
                 return self._replies.limited(given, asked.descriptor, story, request_id)
             return given
+        max_wait_us(request.headers)  # a mistake in it is told also where nobody has to wait
         if asked.kept is not None and (l1 := self._lookup.l1) is not None:
-            said = told.said_in(request.headers)
-            entry = l1.get(asked.key, story.began_us)
-            if entry is not None and (said is UNSAID or told.will_do(entry, said, story)):
-                return self._hit(entry, request, story, request_id)
-            return await self._missed(asked, said, request, story, request_id)
+            entry = self._at_hand(l1, asked, request.headers, story)
+            if entry is not None:
+                return self._hit(entry, request.headers, story, request_id)
+            return await self._missed(asked, told.said_in(request.headers), request, story, request_id)
         if self.describer.keeps(asked.route):
             story.cache = "bypass"
         return await self._by_itself(asked, request, story, request_id)
+
+    def _story(self, method: str, headers: MultiMapping[str]) -> Story:
+        story = Story(f"{self._prefix}{next(self._numbers):08x}", method, self._clock())
+        if (traceparent := headers.get("traceparent")) is not None:
+            story.trace = read_trace(traceparent)
+        return story
+
+    def _at_hand(self, l1: L1, asked: Asked, headers: MultiMapping[str], story: Story) -> Entry | None:
+        """A kept answer that is good, and good enough for who asks."""
+        entry = l1.get(asked.key, story.began_us)
+        if entry is None:
+            return None
+        said = told.said_in(headers)
+        return entry if said is UNSAID or told.will_do(entry, said, story) else None
 
     async def _by_itself(
         self, asked: Asked, request: web.BaseRequest, story: Story, request_id: bytes
@@ -175,14 +216,14 @@ class Gateway:
             return await self._by_itself(asked, request, story, request_id)
         entry = self._lookup.remembered(asked)
         if entry is not None and told.will_do(entry, said, story):
-            return self._hit(entry, request, story, request_id)
+            return self._hit(entry, request.headers, story, request_id)
         entry = self._lookup.to_revalidate(asked, story.began_us)
         if entry is not None and self._tolerates(entry, said):
             self._lookup.revalidate(asked, story)
-            return self._hit(entry, request, story, request_id, "stale-while-revalidate")
+            return self._hit(entry, request.headers, story, request_id, "stale-while-revalidate")
         entry = None if said.max_stale_s is None else self._lookup.last(asked)
         if entry is not None and told.will_do(entry, said, story):
-            return self._hit(entry, request, story, request_id, "max-stale")
+            return self._hit(entry, request.headers, story, request_id, "max-stale")
         if said.only_if_cached:
             story.status, story.outcome = 504, "only-if-cached"
             return errors.plain(504, "only-if-cached", "There is no fresh answer in the cache.", request_id)
@@ -191,7 +232,7 @@ class Gateway:
             return await self._by_itself(asked, request, story, request_id)
         ask = await read_ask(request, asked, self._body_limits)
         story.asked_bytes = len(ask.body)
-        headers.fetch_for_all(ask.headers)
+        fetch_for_all(ask.headers)
         try:
             return await self._brought(ask, asked, said, request, story, request_id)
         except (Banned, Broken, Shed, UpstreamError) as error:
@@ -200,7 +241,7 @@ class Gateway:
             entry = self._lookup.last(asked)
             if entry is None or not self._tolerates(entry, said, for_error=bounded):
                 raise
-            return self._hit(entry, request, story, request_id, told.why_stale(error))
+            return self._hit(entry, request.headers, story, request_id, told.why_stale(error))
         finally:
             self._body_limits.release(len(ask.body))
 
@@ -218,7 +259,7 @@ class Gateway:
                 self._lookup.revalidate(asked, story)
                 brought.leave()
                 story.upstream_us += self._clock() - asked_us  # it was the exchange that took so long
-                return self._hit(entry, request, story, request_id, "stale-if-error")
+                return self._hit(entry, request.headers, story, request_id, "stale-if-error")
             brought = await brought.wait()
         if brought is None or (isinstance(brought, Brought) and not brought.suits(accept_encoding)):
             story.cache = "uri-miss"
@@ -229,7 +270,7 @@ class Gateway:
                 if isinstance(brought, Answered):
                     brought.reply.close()
                 why = "limited" if isinstance(brought, Refused) else "stale-if-error"
-                return self._hit(entry, request, story, request_id, why)
+                return self._hit(entry, request.headers, story, request_id, why)
         if isinstance(brought, Refused):
             return self._replies.limited(brought, ask.descriptor, story, request_id)
         if isinstance(brought, Answered):
@@ -237,7 +278,7 @@ class Gateway:
         answer, made = brought.answer, brought.entry
         if answer is None:
             assert made is not None  # noqa: S101  # of another gateway
-            return self._hit(made, request, story, request_id, found_in="l2")
+            return self._hit(made, request.headers, story, request_id, found_in="l2")
         story.source, story.status, story.ret_code = "exchange", answer.status, answer.ret_code
         story.cache = brought.cache_status
         self._metrics.cache_operations.inc(("get", "miss" if brought.leads else "collapsed"))
@@ -272,7 +313,7 @@ class Gateway:
         reply = answered.reply
         story.source, story.status = "exchange", reply.status
         length = reply.length
-        pairs = headers.to_client(reply.raw_headers, length_known=length is not None)
+        pairs = to_client(reply.raw_headers, length_known=length is not None)
         if any(name.lower() == b"x-request-id" for name, _ in pairs):
             request_id = b""  # the exchange has named it already
         if story.cache:
@@ -297,7 +338,7 @@ class Gateway:
     def _hit(
         self,
         entry: Entry,
-        request: web.BaseRequest,
+        headers: MultiMapping[str],
         story: Story,
         request_id: bytes,
         stale_because: str = "",
@@ -310,9 +351,9 @@ class Gateway:
         self._metrics.cache_operations.counts[_STALE if stale_because else _HIT] += 1
         self._metrics.candles.counts[_FROM_CACHE] += entry.rows
         lines = told.of_hit(entry, now_us, self._clock(), detail, request_id)
-        if told.has_it(request.headers, entry):
+        if told.has_it(headers, entry):
             return told.unchanged(entry, lines, story)
-        variant = self._lookup.variant(entry, request.headers.get(ACCEPT_ENCODING))
+        variant = self._lookup.variant(entry, headers.get(ACCEPT_ENCODING))
         story.body_bytes = len(variant.body)
         return Whole(variant.head + lines, variant.body)
 

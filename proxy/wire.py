@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
-_PATIENCE_S: Final = 5.0
+PATIENCE_S: Final = 5.0
 """How long a client may take nothing of what is written to it."""
 
 Pairs = Iterable[tuple[bytes, bytes]]
@@ -69,6 +69,10 @@ class Whole(web.StreamResponse):
             await _drained(request)
         return None
 
+    def give(self, transport: asyncio.Transport) -> None:
+        """As prepare() does for a GET of HTTP/1.1 on a connection that is kept, but for the wait for its reader."""
+        transport.writelines((self._head_bytes, b"\r\n", self._body_bytes))
+
     async def write_eof(self, data: bytes = b"") -> None:
         """Everything is written by prepare()."""
 
@@ -76,7 +80,7 @@ class Whole(web.StreamResponse):
 class Stream(web.StreamResponse):
     """An answer that is passed on piece by piece, with the client's pace holding back the upstream's."""
 
-    def __init__(self, head_bytes: bytes, *, length: int | None, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, head_bytes: bytes, *, length: int | None, patience_s: float = PATIENCE_S) -> None:
         self._head_bytes = head_bytes
         self._length = length
         self._patience_s = patience_s
@@ -137,7 +141,7 @@ class Gone(web.StreamResponse):
         pass
 
 
-async def _drained(request: web.BaseRequest, patience_s: float = _PATIENCE_S) -> None:
+async def _drained(request: web.BaseRequest, patience_s: float = PATIENCE_S) -> None:
     """Wait until the client has taken what is written. One that does not is let go: it holds a connection upstream."""
     try:
         async with asyncio.timeout(patience_s):

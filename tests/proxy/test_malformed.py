@@ -51,7 +51,7 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: me\r\n\r\n"
             b"GET /v5/a HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 20_000 + b"\r\n\r\n", 431, "head-too-large", id="header"
         ),
         pytest.param(
-            b"GET /v5/a HTTP/1.1\r\n" + HOST + b"X: y\r\n" * 200 + b"\r\n", 400, "bad-http", id="many headers"
+            b"GET /v5/a HTTP/1.1\r\n" + HOST + b"X: y\r\n" * 200 + b"\r\n", 431, "head-too-large", id="many headers"
         ),
         pytest.param(POST + b"Content-Length: 99999999\r\n\r\n", 413, "body-too-large", id="announced body"),
     ],
@@ -68,6 +68,21 @@ async def test_malformed_requests_are_refused(request_bytes: bytes, status: int,
         assert {"retCode", "retMsg", "result", "retExtInfo", "time"} <= body.keys()
         assert b"Traceback" not in answer.body
         assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "told"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 40, "TLS spoken to a plain port"),
+        (b"get /v5/a HTTP/1.1\r\n" + HOST + b"\r\n", "no method of HTTP"),
+        (b"GET /v5/a HTTP/1.1\r\n" + HOST + b"X: y\r\n" * 200 + b"\r\n", "listen.max_headers"),
+    ],
+)
+async def test_the_reason_names_what_to_look_at(request_bytes: bytes, told: str) -> None:
+    async with recorder() as upstream, gateway(upstream.url) as app:
+        answer = await exchange_bytes(app.port, request_bytes)
+
+        assert told in json.loads(answer.body)["retMsg"]
 
 
 async def test_a_body_that_grows_beyond_the_limit_is_cut_off() -> None:

@@ -17,11 +17,14 @@ from proxy.app import App
 from proxy.ask import Ask
 from proxy.telemetry import Story
 from proxy.upstream import Reply
+from tests.cached import CLOSED, candles, raw
+from tests.cached import ask as asked
 from tests.conversation import new
 from tests.fake_bybit import FakeBybit, Settings
 from tests.gateway_fixture import gateway, url
+from tests.hand_clock import until
 from tests.raw_http import exchange_bytes
-from tests.recorder import Seen, recorder
+from tests.recorder import Seen, answering, recorder
 from tests.signing import signed
 
 OPEN = [{"name": "ip", "quota": "600/5s", "window": "held", "refuse_with": "bybit"}]
@@ -282,3 +285,29 @@ async def test_a_client_may_say_how_long_it_will_wait() -> None:
         assert (answer.status, answer.get("X-Gateway")) == (400, "bad-max-wait")
         assert len(upstream.seen) == 1
         assert b"x-gateway-max-wait" not in upstream.seen[0].names()
+
+
+@pytest.mark.parametrize("leave", ["close", "write_eof"])
+async def test_who_has_ended_his_side_of_the_connection_leaves_the_queue(leave: str) -> None:
+    limits = [{"name": "slow", "quota": "1/2s", "when_full": "wait"}]
+    order = b"POST /v5/order/create HTTP/1.1\r\nHost: me\r\nContent-Length: 2\r\n\r\n{}"
+    async with recorder() as upstream, gateway(upstream.url, limits=limits) as app:
+        await exchange_bytes(app.port, b"GET /v5/account/info HTTP/1.1\r\nHost: me\r\n\r\n")
+        reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+        writer.write(order)
+        await until(lambda: app.limiter.waiting == 1)
+        getattr(writer, leave)()
+        await until(lambda: app.limiter.waiting == 0)
+        if leave == "write_eof":
+            assert await reader.read() == b""
+            writer.close()
+        assert (await exchange_bytes(app.port, order)).status == 200
+        assert [seen.target for seen in upstream.seen] == [b"/v5/account/info", b"/v5/order/create"]
+
+
+async def test_a_mistaken_wait_is_told_also_where_nobody_has_to_wait() -> None:
+    async with recorder(answering(raw(candles()))) as upstream, gateway(upstream.url) as app:
+        told = [(await asked(app, CLOSED, f"X-Gateway-Max-Wait: {wait}")).status for wait in ("1s", "soon", "1s")]
+        assert told == [200, 400, 200]
+        assert (await asked(app, CLOSED, "X-Gateway-Max-Wait: 1s", "X-Gateway-Max-Wait: 2s")).status == 400
+        assert len(upstream.seen) == 1
