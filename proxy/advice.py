@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -20,6 +21,9 @@ def advice(config: Config) -> Iterator[str]:
     """Warnings in words, each with the place it is about."""
     if config.upstream.plain_and_remote:
         yield f"upstream.url: {config.upstream.url} is plain http beyond this machine: orders go unencrypted"
+    for field, url in (("upstream.url", config.upstream.url), ("upstream.stream_url", config.upstream.stream_url)):
+        if _is_itself(url, config):
+            yield f"{field}: {url} is this gateway itself: each request would come back to it, again and again"
     if config.pacing.ban < TEN_MINUTES_US:
         yield (
             f"pacing.ban: {duration_text(config.pacing.ban)} is shorter than the ten minutes that the exchange asks "
@@ -72,6 +76,25 @@ def advice(config: Config) -> Iterator[str]:
                 f"limits: {quota.name} lets one address ask for {_rate(quota)}, "
                 f"more than {tightest.name} has for everybody ({_rate(tightest)})"
             )
+
+
+def _is_itself(url: str, config: Config) -> bool:
+    """As far as can be seen without asking a name server."""
+    parts, host = urlsplit(url), config.listen.host
+    port = parts.port or (443 if parts.scheme in {"https", "wss"} else 80)
+    if port != config.listen.port:
+        return False
+    return parts.hostname == host or (_is_this_machine(host) and _is_this_machine(parts.hostname or ""))
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
 
 
 def _is_mainnet(url: str) -> bool:

@@ -220,7 +220,11 @@ class Config(Section):
 
 def load(path: Path | None, environment: Mapping[str, str], routes: RouteTable) -> Config:
     """Read and check everything; raises ConfigError with every problem at once."""
-    document = _read(path) if path is not None else yamlfile.Document("the defaults", {})
+    return judged(read(path), environment, routes)
+
+
+def judged(document: yamlfile.Document, environment: Mapping[str, str], routes: RouteTable) -> Config:
+    """What the document and the environment say together; raises ConfigError with every problem at once."""
     data = {} if document.data is None else document.data
     wrong = list(document.problems)
     if not isinstance(data, dict):
@@ -259,7 +263,7 @@ def _fingerprint(source: str, path: str, algorithms: Sequence[str]) -> str:
 
 def load_routes(path: Path = TABLES) -> RouteTable:
     """The exchange's published table of endpoints, shipped with the gateway."""
-    document = _read(path)
+    document = read(path)
     if document.problems:
         raise ConfigError(document.problems)
     routes = [
@@ -290,7 +294,10 @@ def _published(limit: Any, *, by_category: bool) -> tuple[tuple[str, Rate | None
     return (("", figure),)
 
 
-def _read(path: Path) -> yamlfile.Document:
+def read(path: Path | None) -> yamlfile.Document:
+    """The file as it stands, mistakes of writing included; without one nothing is said. Raises ConfigError."""
+    if path is None:
+        return yamlfile.Document("the defaults", {})
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,10 +23,11 @@ from pydantic import BaseModel
 from policies.routing import RouteTable
 from proxy import log
 from proxy.clock import Clock
-from proxy.config import Config, load
+from proxy.config import Config, judged, read
 from proxy.config_environment import files
 from proxy.config_problems import ConfigError
 from proxy.metrics import Metrics
+from proxy.yamlfile import Problem
 
 POLL_S: Final = 1.0
 
@@ -61,13 +63,38 @@ class Source:
         self._routes = routes
         self.watched = (*(() if path is None else (path,)), *files(self._environment, Config))
         self.seen = self.mark()
+        self._loaded = self._said_something = False
 
     def mark(self) -> Mark:
         return tuple(mark_of(path) for path in self.watched)
 
     def load(self) -> Config:
-        """Raises ConfigError with every problem at once."""
-        return load(self.path, self._environment, self._routes)
+        """Raises ConfigError with every problem at once.
+
+        A file that has said something and is empty all of a sudden is a mistake: of an editor, a full disk, a pipe that
+        was read before. It would open the gateway to everybody, by limits that nobody has chosen.
+        """
+        if self._loaded and self.path is not None and _is_read_once(self.path):
+            raise self._mistake("no file that can be read again (a pipe?); start anew to change the configuration")
+        document = read(self.path)
+        empty = document.data is None and not document.problems
+        if empty and self._said_something:
+            raise self._mistake("empty, and it was not before; {} in it stands for the defaults")
+        config = judged(document, self._environment, self._routes)
+        self._loaded, self._said_something = True, not empty
+        return config
+
+    def _mistake(self, message: str) -> ConfigError:
+        return ConfigError([Problem(str(self.path), None, "", message)])
+
+
+def _is_read_once(path: Path) -> bool:
+    """To open it could take for ever, and would find nothing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False  # whoever reads it will say so
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 class Result(StrEnum):

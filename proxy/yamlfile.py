@@ -17,7 +17,7 @@ from policies.identity_schema import holds_secrets, nameable
 
 Place = tuple[str | int, ...]
 
-_INT: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_INT: Final = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _FLOAT: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\.[0-9]{1,17}")
 _NAMED: Final = re.compile(r" '[A-Za-z0-9_!-]{2,}'")
 _WORDS: Final = {"true": True, "false": False, "null": None, "~": None, "": None}
@@ -102,6 +102,11 @@ def place_text(place: Place) -> str:
     return text
 
 
+def _is_only_a_name(node: yaml.ScalarNode) -> bool:
+    """An anchor on nothing. A password that begins with & would be none."""
+    return node.style is None and not node.value and node.end_mark.index > node.start_mark.index
+
+
 class _Builder:
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -121,6 +126,8 @@ class _Builder:
             self._problem(line, place, f"expected a plain value, got {tag}")
             return None
         if isinstance(node, yaml.ScalarNode):
+            if _is_only_a_name(node):
+                self._problem(line, place, "expected a value, got a name for one: text that begins with & needs quotes")
             return scalar(node.value) if node.style is None else node.value
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*place, index)) for index, child in enumerate(node.value)]

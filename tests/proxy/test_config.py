@@ -122,6 +122,17 @@ def test_the_short_names_work_and_the_long_ones_win() -> None:
     assert (config.log.level, config.cache.open_ttl) == ("error", 30_000_000)
 
 
+@pytest.mark.parametrize("text", ["&sup3rS3cret", "&sup3rS3cret # mine", "!!str &sup3rS3cret"])
+def test_a_secret_that_yaml_takes_for_a_name_is_no_secret_that_is_missing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"log: {{level: info}}\nadmin:\n  token: {text}\n")
+    assert problems(path) == [
+        f"{path}:3: admin.token: expected a value, got a name for one: text that begins with & needs quotes"
+    ]
+    path.write_text("admin: {token: '&sup3rS3cret-and-more'}\n")
+    assert load(path, {}, ROUTES).admin.token is not None
+
+
 def test_mistakes_of_the_environment_name_the_variable() -> None:
     assert problems(None, GATEWAY__LISTEN__PORT="http") == [
         "environment GATEWAY__LISTEN__PORT: listen.port: expected a whole number, got 'http'"
@@ -222,6 +233,26 @@ def test_check_warns_of_what_is_allowed_and_looks_like_a_mistake(
     assert "warning: upstream.url: http://egress.internal is plain http beyond this machine" in output
     assert "warning: limits: no rule counts all that is sent" in output
     assert "The configuration is good." in output
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "itself"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:8080", True),
+        ("127.0.0.1", "http://localhost:8080", True),
+        ("::", "http://[::1]:8080", True),
+        ("localhost", "http://0.0.0.0:8080", True),
+        ("10.1.2.3", "http://10.1.2.3:8080", True),
+        ("10.1.2.3", "http://127.0.0.1:8080", False),
+        ("0.0.0.0", "http://127.0.0.1:8081", False),
+        ("0.0.0.0", "http://10.1.2.4:8080", False),
+        ("0.0.0.0", "https://127.0.0.1", False),
+        ("0.0.0.0", "https://api.bybit.com", False),
+    ],
+)
+def test_a_gateway_before_itself_is_warned_of(host: str, url: str, itself: bool) -> None:
+    told = warnings(UPSTREAM__URL=url, LISTEN__HOST=host, LISTEN__PORT="8080")
+    assert any("upstream.url" in line and "this gateway itself" in line for line in told) is itself
 
 
 def test_the_shipped_file_earns_no_warning() -> None:
