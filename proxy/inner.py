@@ -49,14 +49,21 @@ class Inner:
         self._numbers = itertools.count(1)
 
     async def get(
-        self, target: str, *, of: Descriptor | None = None, priority: Priority | None = None, keep: bool = True
+        self,
+        target: str,
+        *,
+        of: Descriptor | None = None,
+        priority: Priority | None = None,
+        keep: bool = True,
+        max_wait_us: int | None = None,
     ) -> Inside | Refused:
-        """The answer to a GET of a public endpoint. `of`: on whose behalf. `keep` false: for more than anybody will ask
-        for again, it is looked up but not remembered.
+        """The answer to a GET of a public endpoint. `of`: on whose behalf, and `max_wait_us`: how long he wants to wait
+        for his turn. `keep` false: for more than anybody will ask for again, it is looked up but not remembered.
 
         Raises Banned, Broken, Shed and UpstreamError (proxy/errors.py), where nothing that was kept will do instead.
         """
         ask, asked = self.asking(target, of=of, priority=priority)
+        ask = ask._replace(max_wait_us=max_wait_us)
         story = self.story(ask)
         lookup = self._lookup
         if asked.kept is None or lookup.l1 is None:

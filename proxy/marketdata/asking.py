@@ -46,10 +46,18 @@ class Page(NamedTuple):
     at_ms: int
 
 
+class Behalf(NamedTuple):
+    """In whose name the exchange is asked."""
+
+    client: Descriptor
+    until_us: int | None = None
+    """The last instant for which he wants to wait for his turn, where he has said so."""
+
+
 class Asker:
     """The questions of one request. `patient`: what is already being given to the client is worth waiting for."""
 
-    def __init__(self, inner: Inner, of: Descriptor, priority: Priority, *, clock: Clock, sleep: Sleep) -> None:
+    def __init__(self, inner: Inner, of: Behalf, priority: Priority, *, clock: Clock, sleep: Sleep) -> None:
         self._inner = inner
         self._of = of
         self._priority = priority
@@ -89,7 +97,14 @@ class Asker:
             await self._sleep(max(wait_us, _LEAST_PAUSE_US) / 1e6)
 
     async def _once(self, target: str, subject: str) -> bytes:
-        inside = await self._inner.get(target, of=self._of, priority=self._priority, keep=self.keep)
+        until_us = None if self.patient else self._of.until_us
+        inside = await self._inner.get(
+            target,
+            of=self._of.client,
+            priority=self._priority,
+            keep=self.keep,
+            max_wait_us=None if until_us is None else max(0, until_us - self._clock()),
+        )
         if isinstance(inside, Refused):
             raise Limited(inside)
         self.from_exchange += inside.source == "exchange"

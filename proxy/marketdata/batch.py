@@ -12,13 +12,12 @@ from aiohttp import web
 from policies import candle_formats
 from policies.caching import CandleQuery
 from policies.candle_formats import Format
-from policies.descriptor import Descriptor
 from policies.market_questions import Batch, Order
 from policies.priority import Priority
 from policies.segments import Series
 from proxy.errors import Unanswered
 from proxy.marketdata.ahead import Ahead
-from proxy.marketdata.asking import FAILURES, Asker, Page, told
+from proxy.marketdata.asking import FAILURES, Asker, Behalf, Page, told
 from proxy.marketdata.candles import PATIENCE_S, needs_chunks
 from proxy.marketdata.desk import Desk, has_closed, lines
 from proxy.telemetry import Story
@@ -40,7 +39,7 @@ class BatchPage:
         self._desk = desk
 
     async def answer(
-        self, question: Batch, request: web.BaseRequest, of: Descriptor, story: Story, request_id: bytes
+        self, question: Batch, request: web.BaseRequest, of: Behalf, story: Story, request_id: bytes
     ) -> web.StreamResponse:
         """Written symbol by symbol, from the first one on that has candles. Where none has, what went wrong is
         raised."""

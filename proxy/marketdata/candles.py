@@ -13,12 +13,11 @@ from aiohttp.http import HttpVersion11
 from policies import candle_formats
 from policies.blocks import span_of
 from policies.candle_formats import Format
-from policies.descriptor import Descriptor
 from policies.market_questions import History, Latest, Order, page_rows
 from policies.priority import Priority
 from policies.walk import Walk
 from proxy.errors import Unanswered
-from proxy.marketdata.asking import FAILURES, Asker, Limited, Page
+from proxy.marketdata.asking import FAILURES, Asker, Behalf, Limited, Page
 from proxy.marketdata.desk import Desk, has_closed, lines, whole
 from proxy.marketdata.pages import Pages
 from proxy.telemetry import Story
@@ -37,7 +36,7 @@ class CandlePages:
         self._desk = desk
 
     async def latest(
-        self, question: Latest, request: web.BaseRequest, of: Descriptor, story: Story, request_id: bytes
+        self, question: Latest, request: web.BaseRequest, of: Behalf, story: Story, request_id: bytes
     ) -> web.StreamResponse:
         """The newest candles, collected first: the oldest of them is known last."""
         desk, limit, format_ = self._desk, question.limit, question.format
@@ -78,7 +77,7 @@ class CandlePages:
         ]
 
     async def history(
-        self, question: History, request: web.BaseRequest, of: Descriptor, story: Story, request_id: bytes
+        self, question: History, request: web.BaseRequest, of: Behalf, story: Story, request_id: bytes
     ) -> web.StreamResponse:
         """All candles of a range. What goes wrong before the first page has a status of its own; afterwards the answer
         breaks off."""
@@ -96,7 +95,7 @@ class CandlePages:
         return answer
 
     async def _history(
-        self, question: History, request: web.BaseRequest, of: Descriptor, story: Story, request_id: bytes
+        self, question: History, request: web.BaseRequest, of: Behalf, story: Story, request_id: bytes
     ) -> web.StreamResponse:
         desk, series, format_ = self._desk, question.series, question.format
         now_ms = desk.now_ms()

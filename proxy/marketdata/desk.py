@@ -7,12 +7,11 @@ from typing import Final, TypeVar
 
 from policies import candles
 from policies.candle_formats import Format
-from policies.descriptor import Descriptor
 from policies.priority import Priority
 from policies.segments import Series
 from proxy.clock import Clock, Sleep
 from proxy.inner import Inner
-from proxy.marketdata.asking import Asker, Page
+from proxy.marketdata.asking import Asker, Behalf, Page
 from proxy.marketdata.room import Room
 from proxy.metrics import Metrics
 from proxy.tasks import TaskOwner
@@ -48,7 +47,7 @@ class Desk:
         self._exchange_clock = exchange_clock
         self._sleep = sleep
 
-    def asker(self, of: Descriptor, priority: Priority) -> Asker:
+    def asker(self, of: Behalf, priority: Priority) -> Asker:
         return Asker(self.inner, of, priority, clock=self.clock, sleep=self._sleep)
 
     def now_ms(self) -> int:

@@ -10,14 +10,14 @@ from aiohttp import web
 from policies import market_questions
 from policies.admission import Refused
 from policies.candle_formats import Format
-from policies.descriptor import Descriptor
 from policies.market_questions import BadQuestion, Latest
 from proxy import errors
+from proxy.ask import max_wait_us
 from proxy.caches import Caches
 from proxy.clock import Clock, Sleep
 from proxy.describe import Asked
 from proxy.errors import Unanswered
-from proxy.marketdata.asking import Limited
+from proxy.marketdata.asking import Behalf, Limited
 from proxy.marketdata.batch import BatchPage
 from proxy.marketdata.candles import CandlePages
 from proxy.marketdata.desk import Desk, whole
@@ -85,7 +85,9 @@ class Marketdata:
     ) -> web.StreamResponse | Refused:
         """Raises Banned, Broken, Shed and UpstreamError, where the exchange would have to be asked."""
         try:
-            return await self._answer(request, asked.descriptor, story, request_id)
+            max_wait = max_wait_us(request.headers)
+            of = Behalf(asked.descriptor, None if max_wait is None else story.began_us + max_wait)
+            return await self._answer(request, of, story, request_id)
         except Limited as error:
             return error.refused
         except Unanswered as error:
@@ -94,7 +96,7 @@ class Marketdata:
             return errors.unanswered(error, request_id, self.desk.clock() // 1000, pairs)
 
     async def _answer(
-        self, request: web.BaseRequest, of: Descriptor, story: Story, request_id: bytes
+        self, request: web.BaseRequest, of: Behalf, story: Story, request_id: bytes
     ) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
         page, _, segment = path.rpartition("/")

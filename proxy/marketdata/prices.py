@@ -9,12 +9,11 @@ import orjson
 
 from policies import bybit
 from policies.candle_formats import Format
-from policies.descriptor import Descriptor
 from policies.market_questions import Price, markets_of
 from policies.priority import Priority
-from proxy.cache import Flights
+from proxy.cache import Flights, Impatient
 from proxy.errors import Unanswered
-from proxy.marketdata.asking import Limited, odd
+from proxy.marketdata.asking import Behalf, Limited, odd
 from proxy.marketdata.desk import Desk, whole
 from proxy.telemetry import Story
 from proxy.wire import Whole
@@ -41,7 +40,7 @@ class PricePage:
         self._known: OrderedDict[tuple[str, str], _Quote] = OrderedDict()
         self._flights = Flights(desk.tasks)
 
-    async def answer(self, question: Price, of: Descriptor, story: Story, request_id: bytes) -> Whole:
+    async def answer(self, question: Price, of: Behalf, story: Story, request_id: bytes) -> Whole:
         """Of the first market that has a price. Raises Unanswered, Limited and what Inner raises."""
         for category, symbol in markets_of(question):
             quote = await self._quote(category, symbol, of, story)
@@ -52,7 +51,7 @@ class PricePage:
         detail = f"the exchange has no price of {question.base}-{question.quote} in {looked_in}"
         raise Unanswered(404, "unknown-pair", detail)
 
-    async def _quote(self, category: str, symbol: str, of: Descriptor, story: Story) -> _Quote:
+    async def _quote(self, category: str, symbol: str, of: Behalf, story: Story) -> _Quote:
         desk, key = self._desk, (category, symbol)
         known = self._known.get(key)
         if known is not None and desk.clock() < known.until_us:
@@ -61,16 +60,20 @@ class PricePage:
             return known
         flight = f"price {category} {symbol}"
         leads = flight not in self._flights
+        patience_s = None if leads or of.until_us is None else (of.until_us - desk.clock()) / 1e6
+        fetched = self._flights.join(
+            flight, lambda: self._fetch(category, symbol, of), sent=lambda: False, patience_s=patience_s
+        )
         try:
-            quote = await desk.waited(story, self._flights.join(flight, lambda: self._fetch(category, symbol, of)))
-        except Limited:
+            quote = await desk.waited(story, fetched)
+        except (Limited, Impatient):
             if leads:
                 raise
-            quote = await desk.waited(story, self._fetch(category, symbol, of))  # that was another's limit
+            quote = await desk.waited(story, self._fetch(category, symbol, of))  # that was another's limit, or wait
         story.source, story.status, story.attempts = "exchange", 200, story.attempts + 1
         return quote
 
-    async def _fetch(self, category: str, symbol: str, of: Descriptor) -> _Quote:
+    async def _fetch(self, category: str, symbol: str, of: Behalf) -> _Quote:
         desk = self._desk
         asker = desk.asker(of, Priority.LIVE)
         subject = f"{symbol} in {category}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,6 +11,7 @@ from prometheus_client import generate_latest
 
 from tests.fake_bybit import FakeBybit
 from tests.gateway_fixture import gateway
+from tests.hand_clock import until
 from tests.market import KLINES, ask, error_of
 from tests.proxy.test_log import Captured, captured
 from tests.recorder import recorder
@@ -189,3 +191,37 @@ async def test_metrics_know_pages_and_no_symbols() -> None:
             assert line in page
         assert "USDT" not in page
         assert "NOPE" not in page
+
+
+@pytest.mark.parametrize("target", [LATEST, BATCH, PRICE, HISTORY])
+async def test_a_client_may_say_how_long_it_will_wait_for_its_turn(target: str) -> None:
+    limits = [rule(name="slow", counts="upstream", quota="1/1h", when_full="wait")]
+    async with FakeBybit() as exchange, gateway(exchange.url, limits=limits, queue__max_wait="2h") as app:
+        await ask(app, "/v5/market/time")
+        answer = await ask(app, target, "X-Gateway-Max-Wait: 100ms")
+
+        assert error_of(answer)[:3] == (429, 10006, "deadline")
+        assert exchange.stats.requests == 1
+
+
+@pytest.mark.parametrize("target", PAGES)
+async def test_a_mistaken_wait_is_told(target: str) -> None:
+    async with FakeBybit() as exchange, gateway(exchange.url) as app:
+        assert (await ask(app, target, "X-Gateway-Max-Wait: 10s")).status == 200
+        answer = await ask(app, target, "X-Gateway-Max-Wait: soon")
+        assert (answer.status, answer.get("X-Gateway")) == (400, "bad-max-wait")
+
+
+async def test_a_price_that_another_waits_for_is_waited_for_no_longer_than_said() -> None:
+    limits = [rule(name="slow", counts="upstream", quota="1/1h", when_full="wait")]
+    async with FakeBybit() as exchange, gateway(exchange.url, limits=limits, queue__max_wait="2h") as app:
+        await ask(app, "/v5/market/time")
+        async with asyncio.TaskGroup() as group:
+            patient = group.create_task(ask(app, PRICE))
+            await until(lambda: app.limiter.waiting == 1)
+            answer = await ask(app, PRICE, "X-Gateway-Max-Wait: 100ms")
+
+            assert error_of(answer)[:3] == (429, 10006, "deadline")
+            assert app.limiter.waiting == 1
+            patient.cancel()
+        await until(lambda: app.limiter.waiting == 0)
