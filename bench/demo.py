@@ -1,6 +1,7 @@
 """`make demo`: the gateway before the fake exchange, with a little traffic: everything can be seen without network.
 
-Prints what it shows and then keeps running, with some traffic, until Ctrl-C (or ends at once with --once).
+Prints what it shows and then keeps running, with some traffic, until Ctrl-C (or ends at once with --once). What it
+starts belongs to it: if one of the two ends, so does the demo.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,23 +34,58 @@ SECONDS: Final = 4
 _MINUTE_MS: Final = 60_000
 
 
+def port_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65_535):
+        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65534, got {text!r}")
+    return int(text)
+
+
 async def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--port", type=int, default=int(os.environ.get("GATEWAY__LISTEN__PORT", "8080")))
-    parser.add_argument("--exchange-port", type=int, default=int(os.environ.get("DEMO_EXCHANGE_PORT", "9443")))
+    parser.add_argument("--port", type=port_number, default=os.environ.get("GATEWAY__LISTEN__PORT", "8080"))
+    parser.add_argument("--exchange-port", type=port_number, default=os.environ.get("DEMO_EXCHANGE_PORT", "9443"))
     parser.add_argument("--once", action="store_true", default=bool(os.environ.get("DEMO_ONCE")))
     options = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # also where it is no terminal
+    ports = (options.port, options.exchange_port, options.exchange_port + 1)
+    if len(set(ports)) < len(ports):
+        parser.error("the gateway needs a port, and the exchange another one and the next: they must differ")
+    taken = [port for port in ports if not is_free(port)]
+    if taken:
+        print(
+            f"make demo: port {', '.join(map(str, taken))} of 127.0.0.1 is taken (by another demo, or a gateway?)."
+            " End that, or choose others: GATEWAY__LISTEN__PORT=8090 DEMO_EXCHANGE_PORT=9553 make demo",
+            file=sys.stderr,
+        )
+        return 1
+    shows = asyncio.create_task(show(options))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # the last: its terminal was closed
+        asyncio.get_running_loop().add_signal_handler(number, shows.cancel)
+    good = False
+    try:
+        good = await shows
+    except asyncio.CancelledError:
+        good = True  # whoever looked on has seen enough
+    except ExceptionGroup as several:
+        if several.split((EndedError, aiohttp.ClientError, json.JSONDecodeError))[1] is not None:
+            raise
+        ended = next((each for each in several.exceptions if isinstance(each, EndedError)), None)
+        print(f"make demo: {ended or 'an answer was not as it should be, see above'}", file=sys.stderr)
+    return 0 if good else 1
+
+
+async def show(options: argparse.Namespace) -> bool:
+    """All of it. False: the exchange banned somebody, or a bot was not answered as it should be."""
     control = f"http://127.0.0.1:{options.exchange_port + 1}"
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with (
         running(
             "tests.fake_bybit", "--port", str(options.exchange_port), "--control-port", str(options.exchange_port + 1)
-        ),
-        running("proxy", "run", "--config", "config.yaml", **environment(options)),
+        ) as exchange,
+        running("proxy", "run", "--config", "config.yaml", **environment(options)) as gateway,
         aiohttp.ClientSession(f"http://127.0.0.1:{options.port}") as session,
+        asyncio.TaskGroup() as group,
     ):
+        watch = group.create_task(ends((exchange, gateway)))
         await ready(session)
         print(
             f"\nThe gateway listens on http://127.0.0.1:{options.port}, behind it a fake exchange that bans for real."
@@ -64,8 +100,9 @@ async def main() -> int:
             print(f"  http://127.0.0.1:{options.port}/gateway/    # in a browser: all of it, live")
             print(f"  curl -s {control}/stats          # the exchange's own books")
             print("Ctrl-C ends it.")
-            await trickle(session, stop)
-    return 0 if good else 1
+            await trickle(session)
+        watch.cancel()
+    return good
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:
@@ -88,17 +125,36 @@ def is_free(port: int) -> bool:
     return True
 
 
+class EndedError(Exception):
+    """What the demo needs has ended."""
+
+
 @contextlib.asynccontextmanager
-async def running(module: str, *arguments: str, **settings: str) -> AsyncIterator[None]:
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, env={**os.environ, **settings})
+async def running(module: str, *arguments: str, **settings: str) -> AsyncIterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        process_group=0,  # a Ctrl-C of the terminal is for the demo, which ends the two one after the other
+    )
     try:
-        yield
+        yield process
     finally:
         process.terminate()
-        try:
-            await asyncio.to_thread(process.wait, 15)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
+                await asyncio.to_thread(process.wait, 15)
+            finally:
+                process.kill()  # of no effect on one that has ended
+
+
+async def ends(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Raises as soon as one of them is no more."""
+    while True:
+        for process in processes:
+            if process.poll() is not None:
+                raise EndedError(f"{' '.join(map(str, process.args[1:3]))} has ended, see above")  # type: ignore[index]
+        await asyncio.sleep(0.1)
 
 
 async def ready(session: aiohttp.ClientSession) -> None:
@@ -110,7 +166,7 @@ async def ready(session: aiohttp.ClientSession) -> None:
                         if time_answer.status == 200:
                             return
         await asyncio.sleep(0.05)
-    raise SystemExit("the gateway did not become ready; is its port taken?")
+    raise EndedError("the gateway did not become ready within 10 s")
 
 
 async def show_cache(session: aiohttp.ClientSession) -> None:
@@ -153,7 +209,7 @@ def sign(payload: str) -> dict[str, str]:
 
 
 async def show_pacing(port: int, control: str) -> bool:
-    """Six bots, each on an address of its own, ask for 300 different candle ranges a second."""
+    """Six bots, each on an address of its own (and none on yours), ask for 300 different candle ranges a second."""
     print(
         f"\n3. {BOTS} bots ask for {RATE} different kline ranges a second for {SECONDS} s; most are put together here:"
     )
@@ -176,7 +232,7 @@ async def show_pacing(port: int, control: str) -> bool:
 
 
 async def bot(number: int, port: int, statuses: Counter[str], waits: list[float]) -> None:
-    connector = aiohttp.TCPConnector(local_addr=(f"127.0.0.{number + 1}", 0), limit=0)
+    connector = aiohttp.TCPConnector(local_addr=(f"127.0.0.{number + 2}", 0), limit=0)
     timeout = aiohttp.ClientTimeout(total=20)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector, timeout=timeout) as session:
 
@@ -211,14 +267,13 @@ async def stats(session: aiohttp.ClientSession, control: str) -> dict[str, Any]:
     return found
 
 
-async def trickle(session: aiohttp.ClientSession, stop: asyncio.Event) -> None:
+async def trickle(session: aiohttp.ClientSession) -> None:
     """A little traffic, so that metrics and limits show something."""
-    while not stop.is_set():
+    while True:
         with contextlib.suppress(aiohttp.ClientError):
             async with session.get(f"{KLINES}&limit=200") as answer:
                 await answer.read()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), 1)
+        await asyncio.sleep(1)
 
 
 if __name__ == "__main__":
