@@ -79,7 +79,8 @@ class Admin:
         self._ready = False
         self._free: set[str] = set()
         self._metrics_pages: dict[bytes, tuple[int, bytes]] = {}
-        """What took long to write, and until when it is given to whoever asks: orders must not wait for scrapers."""
+        """What took long to write, and until when it is given to whoever asks: orders must not wait for scrapers. Not
+        of several workers: another one has newer figures, and who then falls back to these takes it for a restart."""
         self.drains = False
         self.draining: list[Callable[[], None]] = []
         """Called when the drain begins."""
@@ -256,7 +257,7 @@ class Admin:
             else:
                 registry = combined.registry_of((await self.siblings.gathered()).with_workers())
             written, ended_us = form.write(registry), self._clock()
-            if ended_us - began_us > _LONG_US:
+            if self.siblings is None and ended_us - began_us > _LONG_US:
                 self._metrics_pages[form.content_type] = ended_us + _RESTS * (ended_us - began_us), written
             return 200, form.content_type, written
 

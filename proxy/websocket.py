@@ -198,7 +198,7 @@ class Websockets:
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
                 autoclose=False,
                 autoping=False,
-                max_msg_size=self._rules.max_message,
+                max_msg_size=self._rules.max_message + 1,  # the library refuses what is as large
                 decode_text=False,
             )
         exchange: aiohttp.ClientWebSocketResponse[bool] = made
@@ -214,7 +214,7 @@ class Websockets:
             autoping=False,
             protocols=(protocol,) if protocol else (),
             compress=False,  # a message of nothing but zeros grows a thousandfold
-            max_msg_size=self._rules.max_message,
+            max_msg_size=self._rules.max_message + 1,  # the library refuses what is as large
             decode_text=False,
         )
         for name, value in exchange._response.raw_headers:  # noqa: SLF001  # its 101, which the library keeps to itself

@@ -11,6 +11,9 @@ import pytest
 from proxy.combined import Reading, read
 from proxy.metrics import Metrics
 from proxy.siblings import Gathered, Siblings, Worker
+from tests.gateway_fixture import gateway
+from tests.raw_http import exchange_bytes
+from tests.recorder import recorder
 
 
 @pytest.fixture
@@ -123,3 +126,24 @@ def test_a_worker_is_told_through_the_environment() -> None:
 
     assert Worker.of(worker.environment()) == worker
     assert Worker.of({}) is None
+
+
+async def test_a_page_is_never_older_than_one_that_another_worker_has_given(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prometheus takes a counter that falls for a restart, and adds all of it once more."""
+    monkeypatch.setattr("proxy.admin._LONG_US", -1)  # each page takes long to write
+    async with recorder() as upstream, gateway(upstream.url) as app:
+        other = Process(1, 2, directory)
+        async with Siblings(Worker(0, 2, directory, -1, 1), app.admin.reading) as own, other.siblings:
+            monkeypatch.setattr(app.admin, "siblings", own)
+            told_of = []
+            for _ in range(3):
+                other.serve(1)
+                page = (await exchange_bytes(app.port, b"GET /metrics HTTP/1.1\r\nHost: me\r\n\r\n")).body.decode()
+                (line,) = [
+                    each for each in page.splitlines() if each.startswith('bybit_api_requests_total{endpoint="kline"')
+                ]
+                told_of.append(float(line.split()[-1]))
+
+    assert told_of == [1, 2, 3]

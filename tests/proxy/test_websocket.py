@@ -430,12 +430,14 @@ async def test_a_gateway_that_ends_says_so_and_does_not_wait() -> None:
 async def test_a_message_that_is_too_long_ends_its_connection() -> None:
     async with world(streams__max_message="64KiB") as here:
         socket = await here.connect()
-        await socket.send_str("x" * 100_000)
+        await socket.send_str("x" * 65_536)
+        assert (await socket.receive(_SECONDS)).data == "x" * 65_536, "as long as may be, both ways"
+        await socket.send_str("x" * 65_537)
         message = await socket.receive(_SECONDS)
         await until(lambda: here.exchange.standing == 0, "the end at the exchange")
 
     assert (message.type, message.data) == (WSMsgType.CLOSE, 1009)
-    assert here.exchange.heard[0][0] is WSMsgType.CLOSE
+    assert [kind for kind, *_ in here.exchange.heard] == [WSMsgType.TEXT, WSMsgType.CLOSE]
 
 
 async def test_metrics_and_log_tell_of_connections_by_stream() -> None:
