@@ -94,6 +94,7 @@ async def recorder(answer: Answer = answer_ok) -> AsyncIterator[Recorder]:
         yield upstream
     finally:
         server.close()
-        for task in upstream.serving:
-            if task is not None:
-                task.cancel()
+        serving = [task for task in upstream.serving if task is not None]
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)  # so that each has closed its connection

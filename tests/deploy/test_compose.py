@@ -257,19 +257,17 @@ def test_prometheus_finds_what_the_services_are_called() -> None:
     assert source["datasources"][0]["url"] == "http://prometheus:9090"
 
 
+def approved(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_promtool_takes_the_configuration(tmp_path: Path) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
     for file in (COMPOSE / "prometheus.yml", PROMETHEUS / "recording.yml", PROMETHEUS / "alerts.yml"):
         shutil.copy(file, tmp_path)
-    done = subprocess.run(
-        ["promtool", "check", "config", tmp_path / "prometheus.yml"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    approved("promtool", "check", "config", tmp_path / "prometheus.yml")
 
 
 def test_the_files_are_what_the_compose_specification_says() -> None:
@@ -277,14 +275,7 @@ def test_the_files_are_what_the_compose_specification_says() -> None:
     if not tool.exists():
         pytest.skip("check-jsonschema is not installed: make .venv/.deploy")
     files = [COMPOSE / stack for stack in STACKS]
-    done = subprocess.run(
-        [tool, "--builtin-schema", "vendor.compose-spec", *files],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    approved(tool, "--builtin-schema", "vendor.compose-spec", *files)
 
 
 def test_make_secrets_is_a_shell_script_without_mistakes() -> None:
@@ -292,8 +283,7 @@ def test_make_secrets_is_a_shell_script_without_mistakes() -> None:
     if not tool.exists():
         pytest.skip("shellcheck is not installed: make .venv/.deploy")
     scripts = [path for path in COMPOSE.iterdir() if path.is_file() and path.stat().st_mode & stat.S_IXUSR]
-    done = subprocess.run([tool, *scripts], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stdout
+    approved(tool, *scripts)
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -281,7 +281,7 @@ async def test_a_write_whose_replica_dies_is_not_sent_again(method: str) -> None
     """It may have been executed. The client is told so in Bybit's own words, and the exchange has seen it once."""
     async with two_replicas() as (before, exchanges, replicas, asked):
         order = request(method, "/v5/order/create", body=b'{"orderLinkId":"one"}')
-        pending = asyncio.create_task(exchange_bytes(before.port, order, seconds=60))  # noqa: TID251
+        pending = asyncio.create_task(exchange_bytes(before.port, order, seconds=60))  # noqa: TID251  # awaited below
         replicas[await asyncio.wait_for(asked.get(), 30)].kill()
         answer = await pending
 
@@ -298,7 +298,7 @@ async def test_a_write_whose_replica_dies_is_not_sent_again(method: str) -> None
 async def test_a_read_whose_replica_dies_is_answered_by_the_other() -> None:
     async with two_replicas() as (before, exchanges, replicas, asked):
         read = request("GET", "/v5/account/info")
-        pending = asyncio.create_task(exchange_bytes(before.port, read, seconds=60))  # noqa: TID251
+        pending = asyncio.create_task(exchange_bytes(before.port, read, seconds=60))  # noqa: TID251  # awaited below
         died = await asyncio.wait_for(asked.get(), 30)
         other = exchanges[1 - died]
 

@@ -115,8 +115,9 @@ async def test_a_run_that_was_killed_and_is_started_again_at_once_earns_no_ban(t
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_interrupted_it_says_how_to_go_on_and_keeps_what_it_has(tmp_path: Path, number: signal.Signals) -> None:
+    """One question at a time: when the thirteenth is asked, twelve blocks are here, however slow the machine is."""
     async with place(tmp_path) as here:
-        arguments = ("BTCUSDT", *RANGE, "--out", tmp_path / "btc.csv")
+        arguments = ("BTCUSDT", *RANGE, "--parallel", "1", "--out", tmp_path / "btc.csv")
         started = here.start(*arguments, GATEWAY__LIMITS=SLOWLY, **UNHELD)
         await until(lambda: here.asked("/v5/market/kline") > 12, started)
         started.send_signal(number)
@@ -124,10 +125,10 @@ async def test_interrupted_it_says_how_to_go_on_and_keeps_what_it_has(tmp_path: 
         assert started.returncode == 130
         assert "the same command goes on" in errors
         assert "Traceback" not in errors
-        assert here.record("btc.csv")["collected"]["rows"] > 6_000
+        assert here.record("btc.csv")["collected"]["rows"] > 10_000
         before = here.asked("kline")
         await here.complete(*arguments, **UNHELD)
-        assert here.asked("kline") - before < 35
+        assert here.asked("kline") - before < 22
     assert (tmp_path / "btc.csv").read_text() == csv_text(rows("BTCUSDT", "1", RANGE_OPENS))
 
 

@@ -81,7 +81,7 @@ class Stack:
             f" -f {file.relative_to(ROOT)}": "",  # COMPOSE_FILE says the same, and what differs in a test
             "deploy/compose/make-secrets": f"deploy/compose/make-secrets {self.secrets}",
             "127.0.0.1:8080": f"127.0.0.1:{self.port['GATEWAY_PORT']}",
-            "--profile monitoring": "--profile metrics",  # there are no stand-ins of Grafana and cAdvisor
+            "--profile monitoring": "--profile metrics",  # there is no stand-in of Grafana
         }
 
     def up(self, *words: str) -> None:
@@ -156,12 +156,11 @@ class Stack:
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = _PASSING_S) -> None:
-    """Containers set no Event."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         if holds():
             return
-        time.sleep(0.2)  # noqa: TID251
+        time.sleep(0.2)  # noqa: TID251  # containers set no Event
     raise AssertionError(f"not within {seconds:g} s: {what}")
 
 

@@ -174,6 +174,7 @@ async def test_a_person_in_a_hurry_ends_what_is_under_way() -> None:
     assert "Traceback" not in errors
     events = [json.loads(line) for line in output.splitlines()]
     assert [event["event"] for event in events][-2:] == ["requests_cut_off", "stopped"]
+    assert events[-2]["count"] == 1
 
 
 async def test_sighup_while_it_starts_does_not_end_it() -> None:

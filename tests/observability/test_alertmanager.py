@@ -95,7 +95,7 @@ def test_a_cause_silences_what_it_explains_of_the_same_gateway_and_nothing_else(
     # It hears of alerts one by one, in a process of its own.
     ends = time.monotonic() + 15
     while (found := inhibited(url, cause, here, elsewhere)) != expected and time.monotonic() < ends:
-        time.sleep(0.05)  # noqa: TID251
+        time.sleep(0.05)  # noqa: TID251  # another process sets no Event
 
     assert found == expected
 

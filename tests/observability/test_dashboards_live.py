@@ -32,6 +32,8 @@ SPAN_S: Final = 240
 REVISED_S: Final = 120
 """A candle has to end, be believed, and be read again."""
 STEP_S: Final = 2
+RATE_INTERVAL: Final = "8s"
+"""Prometheus looks once a second here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Choices:
 def as_grafana_sends_it(expr: str, choices: Choices) -> str:
     """With everything in its place that Grafana replaces: its own words, and the variables."""
     words = {
-        "__rate_interval": "8s",  # Prometheus looks once a second here
+        "__rate_interval": RATE_INTERVAL,
         "__range": f"{SPAN_S}s",
         "instance": choices.instance,
         "route": choices.route,
@@ -107,7 +109,7 @@ async def test_every_query_finds_what_it_asks_for() -> None:
         await too_much_to_do(world)
         await little_left(world)
         await a_store_that_fails(world)
-        await world.until("sum(gateway_candles_revised_total) > 0", REVISED_S)
+        await counted(world, "gateway_candles_revised_total", seconds=REVISED_S)
         problems: list[str] = []
         values: dict[str, list[str]] = {}
         for name in FILES:
@@ -140,7 +142,7 @@ async def test_every_query_finds_what_it_asks_for() -> None:
 async def too_much_to_do(world: World) -> None:
     """A configuration by which every request is one too many, a file with a mistake, and all is well again."""
     await reloaded(world, "backpressure: {tasks_high: 1}\n")
-    await world.until("sum(gateway_shed_requests_total) > 0")
+    await counted(world, "gateway_shed_requests_total")
     await reloaded(world, "backpressure: {tasks_high: many}\n")
     await world.until("gateway_config_last_reload_successful == 0")
     await reloaded(world, "{}\n")
@@ -162,14 +164,20 @@ async def little_left(world: World) -> None:
             headers = {"Content-Type": "application/json", **signed(body)}
             group.create_task(ask(world, "POST", "/v5/order/create", headers, body))
         group.create_task(ask(world, "GET", "/v5/market/price-limit?category=linear&symbol=BTCUSDT", {}, None))
-    await world.until("sum(gateway_account_nearly_used_total) > 0 and sum(gateway_backed_off_total) > 0")
+    await counted(world, "gateway_account_nearly_used_total", "gateway_backed_off_total")
 
 
 async def a_store_that_fails(world: World) -> None:
     """Redis is killed, and comes back empty."""
     await asyncio.to_thread(world.redis.kill)
-    await world.until("sum(gateway_store_failures_total) > 0")
+    await counted(world, "gateway_store_failures_total")
     await asyncio.to_thread(world.redis.start)
+
+
+async def counted(world: World, *names: str, seconds: float = 60) -> None:
+    """Until there is something to plot: of what is seen for the first time there is no rate before the second look."""
+    conditions = (f"sum({name}) > 0 and sum(rate({name}[{RATE_INTERVAL}])) >= 0" for name in names)
+    await world.until(" and ".join(conditions), seconds)
 
 
 async def ask(world: World, method: str, target: str, headers: dict[str, str], body: bytes | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.fake_bybit import FakeBybit
 from tests.fake_bybit.tls import make_certificates
 from tests.gateway_fixture import gateway, url
 from tests.proxy.test_log import Captured, captured
-from tests.recorder import OK, Seen, recorder
+from tests.recorder import recorder
 from tests.redis_servers import RedisServer, needs_redis, redis_server
 from tests.relay import Relay
 from tests.signing import signed
@@ -246,32 +247,30 @@ async def test_a_gateway_that_stops_leaves_its_share_to_the_others(redis: RedisS
         await until(lambda: first.store.status()["share"] == 1.0, "the whole")
 
 
-async def test_closed_sends_nothing_and_open_all_while_the_store_is_lost() -> None:
-    seen: list[str] = []
+@pytest.mark.parametrize(
+    ("settings", "least", "most"),
+    [
+        pytest.param({"store__on_failure": "closed"}, 0, 0, id="closed"),
+        pytest.param({"store__on_failure": "open", "store__accept_bans": "true"}, 50, 50, id="open"),
+        pytest.param({"store__on_failure": "divided"}, 1, 2, id="divided"),  # what was set aside
+    ],
+)
+async def test_what_is_sent_while_the_store_is_lost(settings: dict[str, str], least: int, most: int) -> None:
+    # Of a short window what was set aside would be free again while a busy machine is still sending.
+    rule = {**EXACT, "quota": "100/4s"}
+    with redis_server() as server:
+        async with (
+            recorder() as upstream,
+            aiohttp.ClientSession() as session,
+            gateway(upstream.url, limits=[rule], store__url=server.url, queue__max_wait="300ms", **settings) as app,
+        ):
+            await until(lambda: mode(app) == "shared", "the shared budget")
+            await asyncio.to_thread(server.kill)
+            await until(lambda: not app.store._standing.up, "the loss")
+            answers = await asyncio.gather(*(ask(session, app, f"/v5/x/{n}") for n in range(50)))
 
-    async def count(seen_: Seen, writer: asyncio.StreamWriter) -> None:
-        seen.append(seen_.target)
-        writer.write(OK)
-
-    async def served(**settings: str) -> int:
-        with redis_server() as server:
-            async with (
-                recorder(count) as upstream,
-                aiohttp.ClientSession() as session,
-                gateway(
-                    upstream.url, limits=[EXACT], store__url=server.url, queue__max_wait="300ms", **settings
-                ) as app,
-            ):
-                await until(lambda: mode(app) == "shared", "the shared budget")
-                await asyncio.to_thread(server.kill)
-                await until(lambda: mode(app) != "shared", "the loss")
-                before = len(seen)
-                await asyncio.gather(*(ask(session, app, f"/v5/x/{n}") for n in range(50)))
-                return len(seen) - before
-
-    assert await served(store__on_failure="closed") == 0
-    assert await served(store__on_failure="open", store__accept_bans="true") == 50
-    assert await served(store__on_failure="divided") <= 2, "what was set aside"
+    told = Counter((status, body[:80]) for status, body in answers)
+    assert least <= len(upstream.seen) <= most, told
 
 
 async def test_metrics_tell_by_which_book_it_spends(redis: RedisServer) -> None:
