@@ -33,6 +33,7 @@
       tracing        spans of requests that are traced       (steps, spans, span_export: noted, made, delivered)
     siblings     workers read each other's metrics         (combined: several processes on one page)
     exposition   metrics as text, in two formats
+    awake        a time-out by the time in which the process was awake
     alive        the health check of a container: a program of its own, which imports none of these
 
 Imports point downwards only; `make check` enforces it. Decisions are made in policies/.

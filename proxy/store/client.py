@@ -6,7 +6,6 @@ because with RESP3 a connection that the server has closed is only noticed by th
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 from contextlib import suppress
 from typing import Any, Final
@@ -35,6 +34,7 @@ from redis.exceptions import (
 
 from policies.store_url import StoreKind
 from proxy import names
+from proxy.awake import Within
 from proxy.config_store import StoreSection
 
 Client = Redis | RedisCluster
@@ -75,7 +75,7 @@ class _Found(Connection):
         return arguments | ({"server_hostname": self.host} if "ssl" in arguments else {})
 
     async def _connect(self) -> None:
-        async with asyncio.timeout(self.socket_connect_timeout):
+        async with Within(self.socket_connect_timeout or _HANDSHAKE_S):
             *others, last = await names.OF_REDIS.of(self.host, self.port)
             for address in others:
                 self._address = address

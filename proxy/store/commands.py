@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from policies.respite import Respite
+from proxy.awake import Within
 from proxy.clock import Clock, Sleep
 from proxy.pulse import HEARD_SELDOM, Pulse, Queries
 from proxy.store.client import FAILURES, OF_ITS_OWN, Client, StoreLost, closed, renamed
@@ -133,7 +134,7 @@ class Commands:
         self._wake.set()
         answer, began_us = call.answer, self._clock()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with Within(self._timeout_s):
                 got = await answer
         except TimeoutError:
             self._gone(call)

@@ -6,7 +6,6 @@ third of a request's time for it. A cluster needs it: the command must find its 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 
+from proxy.awake import Within
 from proxy.store.client import Client
 
 _TOGETHER: Final = 64
@@ -39,7 +39,7 @@ class Line:
                 return
             await self._connection.disconnect(nowait=True)
         self._age = age
-        async with asyncio.timeout(self._connect_s):
+        async with Within(self._connect_s):
             if self._connection is None:
                 self._connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
                 return
@@ -70,7 +70,7 @@ class Line:
 
     async def exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers in their order, errors of the server among them. Whatever else goes wrong is raised."""
-        async with asyncio.timeout(self._timeout_s):
+        async with Within(self._timeout_s):
             if self._connection is None:
                 return [await self._through_cluster(words) for words in commands]
             connection = self._connection

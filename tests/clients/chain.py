@@ -42,6 +42,7 @@ REPOSITORY: Final = Path(__file__).parents[2]
 
 _AHEAD_US: Final = 50_000_000
 """How far in the future the clock is stopped: RECV_WINDOW_MS then covers about that much of real time."""
+_FAR_US: Final = 100_000
 _START_S: Final = 30.0
 _STOP_S: Final = 15.0
 _POLL_S: Final = 0.02
@@ -115,8 +116,9 @@ def running(directory: Path, **overrides: str) -> Iterator[Chain]:
 
 
 def _patient() -> Settings:
-    """An exchange without limits: on a standing clock every window would hold all there ever was."""
-    return Settings(ip_limit=_UNLIMITED, account_limits=dict.fromkeys(_LIMITED, _UNLIMITED))
+    """An exchange without limits: on a standing clock every window would hold all there ever was. Its streams are as
+    far away as the real ones: pybit notes whom to tell after it has asked, and never hears what comes before that."""
+    return Settings(ip_limit=_UNLIMITED, account_limits=dict.fromkeys(_LIMITED, _UNLIMITED), stream_answer_us=_FAR_US)
 
 
 @contextmanager

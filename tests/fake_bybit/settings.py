@@ -82,6 +82,7 @@ class Settings:
     stream_push_ms: int = 1000  # "every 1-60 s"; by the exchange's clock
     stream_confirm_delay_ms: int = 0  # how long after its end a candle is confirmed
     stream_idle_us: int = 600_000_000
+    stream_answer_us: int = 0  # how long what a client says is on its way here, in real time
     stream_silent: bool = False  # nothing is pushed, nothing is answered
 
     # --- orders: bybit.md Unknown 8 ---

@@ -137,6 +137,7 @@ class Streams:
             connection.alive_us = self._clock()
             if self._settings.stream_silent:
                 continue
+            await asyncio.sleep(self._settings.stream_answer_us / 1e6)
             if message.type is not WSMsgType.TEXT or not await self._answer(connection, _object(message.data)):
                 break
         await connection.socket.close()

@@ -31,6 +31,7 @@ from tests.gateway_fixture import DEEP, gateway
 from tests.raw_http import RawAnswer, read_answer
 from tests.recorder import OK, recorder
 from tests.signing import signed
+from tests.slowness import Slowness
 
 pytestmark = pytest.mark.usefixtures("warnings_only")
 Run = Callable[[Coroutine[None, None, None]], None]
@@ -54,6 +55,7 @@ WAIT_S, TOTAL_S, SLOWNESS_S = 1.5, 2.0, 1.0
 PATIENCE_S: Final = 10.0
 """Of clients: none needs it."""
 AT_ONCE, FEW_AT_ONCE = 64, 16
+STILL_S: Final = 0.2
 MOST_HICCUPS: Final = 4
 """Times that this machine may stand still for longer than READ_S; each spoils what is under way, and no more."""
 SWEEPS: Final = 50 if DEEP else 2
@@ -130,6 +132,7 @@ class World:
     exchange: FakeBybit
     relay: CuttingRelay
     app: App
+    slowness: Slowness
 
 
 @asynccontextmanager
@@ -148,7 +151,11 @@ async def world(read_s: float = READ_S, **more: str) -> AsyncIterator[World]:
         CuttingRelay(exchange.port) as relay,
         gateway(relay.url, **overrides | OVERRIDES | more) as app,
     ):
-        yield World(exchange, relay, app)
+        slowness = Slowness()
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(slowness.watch())
+            yield World(exchange, relay, app, slowness)
+            watching.cancel()
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,8 @@ class Told:
     answer: RawAnswer | None
     trouble: str
     took_s: float
+    lost_s: float
+    """How much of that this machine stood still."""
 
     def __str__(self) -> str:
         if self.answer is None:
@@ -175,7 +184,7 @@ class Client:
     async def ask(self, case: Case) -> Told:
         self._world.relay.plan(case.name, case.faults)
         now = asyncio.get_running_loop().time
-        began = now()
+        began, lost_us = now(), self._world.slowness.us
         answer, trouble = None, ""
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -188,7 +197,7 @@ class Client:
             answer, trouble = None, "a part of an answer"
         if answer is None or answer.get("Connection") == "close":
             self.close()
-        return Told(answer, trouble, now() - began)
+        return Told(answer, trouble, now() - began, (self._world.slowness.us - lost_us) / 1e6)
 
     async def _exchange(self, request: bytes) -> RawAnswer:
         if self._ends is None:
@@ -357,15 +366,24 @@ def lies(cases: Sequence[Case], told: dict[str, Told], truth: Truth, lie: Lie) -
     return found
 
 
-def missed(cases: Sequence[Case], truth: Truth) -> list[str]:
+def missed(cases: Sequence[Case], told: dict[str, Told], truth: Truth) -> list[str]:
     """Cases whose first fault was never reached: they would prove nothing."""
-    return [case.name for case in cases if case.faults and not any(each.struck for each in truth.of(case)[:1])]
+    judged = undisturbed(cases, told)
+    return [case.name for case in judged if case.faults and not any(each.struck for each in truth.of(case)[:1])]
 
 
 def unserved(cases: Sequence[Case], told: dict[str, Told]) -> list[str]:
     """Those that did not get the exchange's 200."""
     served = {name for name, each in told.items() if each.answer is not None and each.answer.status == 200}
-    return [f"{case.name} {case.faults[:1]}: {told[case.name]}" for case in cases if case.name not in served]
+    judged = undisturbed(cases, told)
+    return [f"{case.name} {case.faults[:1]}: {told[case.name]}" for case in judged if case.name not in served]
+
+
+def undisturbed(cases: Sequence[Case], told: dict[str, Told]) -> list[Case]:
+    """Without those that this machine stood still for: a gateway gives up what takes so long. They are the fewest."""
+    judged = [case for case in cases if told[case.name].lost_s < STILL_S]
+    assert 2 * len(judged) >= len(cases)
+    return judged
 
 
 def unmarked(cases: Sequence[Case], told: dict[str, Told]) -> list[str]:
@@ -466,7 +484,7 @@ async def two_thousand_orders() -> None:
 
     print(summary(cases, told, truth))
     assert len(cases) >= 2_000
-    assert missed(cases, truth) == []
+    assert missed(cases, told, truth) == []
     assert truth.duplicated == {}
     assert lies([*cases, *healthy], told, truth, lie_about_a_write) == []
     assert hiccups([*cases, *healthy], told) <= MOST_HICCUPS * AT_ONCE
@@ -511,7 +529,7 @@ async def long_orders() -> None:
         told = await ask_all(here, [*cases, long("whole")], at_once=4)
     truth = Truth(here)
 
-    assert missed(cases, truth) == []
+    assert missed(cases, told, truth) == []
     assert lies([*cases, long("whole")], told, truth, lie_about_a_write) == []
     assert truth.placed == {"whole": 1}
     assert unmarked(cases, told) == []
@@ -557,7 +575,7 @@ async def reads_with_one_fault() -> None:
 
     print(summary(cases, told, truth))
     assert len(cases) >= 1_000
-    assert missed(cases, truth) == []
+    assert missed(cases, told, truth) == []
     assert lies(cases, told, truth, lie_about_a_read) == []
     assert unserved([case for case in cases if not is_long_stall(case.faults[0])], told) == []
 
@@ -575,7 +593,7 @@ async def reads_with_nothing_but_faults() -> None:
     truth = Truth(here)
 
     print(summary(cases, told, truth))
-    assert missed(cases, truth) == []
+    assert missed(cases, told, truth) == []
     assert lies(cases, told, truth, lie_about_a_read) == []
 
 
@@ -686,5 +704,5 @@ async def sent_once(obstacle: str) -> None:
         told = {case.name: await ask(here, case)}
     truth = Truth(here)
 
-    assert missed([case], truth) == []
+    assert missed([case], told, truth) == []
     assert lies([case], told, truth, lie_about_a_read) == []

@@ -7,6 +7,7 @@ import random
 import time
 
 import aiohttp
+import pytest
 
 from policies.admission import Counts, Rulebook
 from policies.descriptor import Descriptor
@@ -24,6 +25,7 @@ LIMIT, WINDOW_S = 600, 5.0
 ENDPOINTS = ("kline", "orderbook", "tickers", "instruments-info", "order-create", "position-list")
 
 
+@pytest.mark.timeout(600)  # four hundred thousand requests; an hour of virtual time is two minutes on a busy machine
 def test_an_hour_of_saturation_without_a_breach() -> None:
     """20 ms and an exponential 4 ms each way, a spike of up to 200 ms now and then; the rules that are shipped."""
 

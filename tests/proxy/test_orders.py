@@ -37,13 +37,28 @@ async def post(session: aiohttp.ClientSession, app: App, path: str, **fields: An
         return reply | {"gateway": answer.headers.get("X-Gateway")}
 
 
+def noted_asks(app: App, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The bodies that the gateway is asked to send from here on, in the order in which it is asked."""
+    asked: list[bytes] = []
+    send = app.attempts.send
+
+    async def noted(ask: Ask, story: Story) -> Reply | Refused:
+        asked.append(ask.body)
+        return await send(ask, story)
+
+    monkeypatch.setattr(app.attempts, "send", noted)
+    return asked
+
+
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_cancel_never_arrives_before_its_create(seed: int) -> None:
-    """Fired together, over a wire that delays each at random: every cancel and amend finds its order."""
+async def test_a_cancel_never_arrives_before_its_create(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as soon as the gateway has heard of the one before, over a wire that delays at random: every cancel finds
+    its order."""
     dice = random.Random(seed)
     async with FakeBybit() as exchange:
         exchange.faults.add({"kind": "jitter", "delay_us": 20_000, "leg": "both"})
         async with gateway(exchange.url, limits=OPEN) as app, aiohttp.ClientSession() as session:
+            bodies = noted_asks(app, monkeypatch)
             pending = []
             for number in range(8):
                 link, symbol = f"link-{seed}-{number}", dice.choice(["BTCUSDT", "ETHUSDT"])
@@ -52,7 +67,7 @@ async def test_a_cancel_never_arrives_before_its_create(seed: int) -> None:
             tasks = []
             for each in pending:
                 tasks.append(asyncio.ensure_future(each))  # noqa: TID251  # gathered below
-                await asyncio.sleep(0.001)
+                await until(lambda: len(bodies) == len(tasks))
             replies = await asyncio.gather(*tasks)
 
         place = {(a.op, a.link_id): a.sequence for a in exchange.trading.arrivals}
@@ -92,19 +107,12 @@ async def test_random_streams_of_orders_never_break_a_dependency(seed: int, monk
         await asyncio.sleep(dice.random() * 0.02)
         writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"retCode":0}')
 
-    asked: list[int] = []
     async with (
         recorder(answer) as upstream,
         gateway(upstream.url, limits=OPEN) as app,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
-        send = app.attempts.send
-
-        async def noted(ask: Ask, story: Story) -> Reply | Refused:
-            asked.append(json.loads(ask.body)["mark"])  # the order in which the gateway was asked
-            return await send(ask, story)
-
-        monkeypatch.setattr(app.attempts, "send", noted)
+        bodies = noted_asks(app, monkeypatch)
         async with asyncio.TaskGroup() as group:
             for mark, (path, fields) in enumerate(stream):
                 group.create_task(post(session, app, path, mark=mark, **fields))
@@ -113,6 +121,7 @@ async def test_random_streams_of_orders_never_break_a_dependency(seed: int, monk
     assert sorted(arrived) == list(range(len(stream)))
     place = {mark: position for position, mark in enumerate(arrived)}
     done = [operations(path, {"category": "linear", **fields}) for path, fields in stream]
+    asked = [json.loads(body)["mark"] for body in bodies]
     for position, later in enumerate(asked):
         for earlier in asked[:position]:
             if any(must_wait(a, b) for a in done[later] for b in done[earlier]):

@@ -177,7 +177,7 @@ async def test_over_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
             address = f"rediss://127.0.0.1:{server.port}"
             async with gateway(exchange.url, store__url=address, store__ca_file=str(made.ca_path)) as app:
                 trusted = mode(app)
-            async with gateway(exchange.url, store__url=address) as app:
+            async with gateway(exchange.url, store__url=address, store__timeout="1s") as app:
                 untrusted = (mode(app), app.store.status()["failure"])
     assert trusted in {"shared", "holding"}
     assert untrusted == ("emergency", "unreachable")
