@@ -7,8 +7,8 @@ import time
 from typing import Final
 
 _STEP_S: Final = 0.01
-_USUAL_S: Final = 0.01
-"""So late a timer may come on any machine."""
+_USUAL_S: Final = 0.1
+"""So late a timer may come where much is done at once; that is no standstill."""
 
 
 class Slowness:

@@ -368,22 +368,22 @@ def lies(cases: Sequence[Case], told: dict[str, Told], truth: Truth, lie: Lie) -
 
 def missed(cases: Sequence[Case], told: dict[str, Told], truth: Truth) -> list[str]:
     """Cases whose first fault was never reached: they would prove nothing."""
-    judged = undisturbed(cases, told)
-    return [case.name for case in judged if case.faults and not any(each.struck for each in truth.of(case)[:1])]
+    unstruck = [case for case in cases if case.faults and not any(each.struck for each in truth.of(case)[:1])]
+    return [case.name for case in unexcused(unstruck, cases, told)]
 
 
 def unserved(cases: Sequence[Case], told: dict[str, Told]) -> list[str]:
     """Those that did not get the exchange's 200."""
     served = {name for name, each in told.items() if each.answer is not None and each.answer.status == 200}
-    judged = undisturbed(cases, told)
-    return [f"{case.name} {case.faults[:1]}: {told[case.name]}" for case in judged if case.name not in served]
+    others = unexcused([case for case in cases if case.name not in served], cases, told)
+    return [f"{case.name} {case.faults[:1]}: {told[case.name]}" for case in others]
 
 
-def undisturbed(cases: Sequence[Case], told: dict[str, Told]) -> list[Case]:
-    """Without those that this machine stood still for: a gateway gives up what takes so long. They are the fewest."""
-    judged = [case for case in cases if told[case.name].lost_s < STILL_S]
-    assert 2 * len(judged) >= len(cases)
-    return judged
+def unexcused(odd: Sequence[Case], cases: Sequence[Case], told: dict[str, Told]) -> list[Case]:
+    """Without those that this machine stood still for, which a gateway gives up. Of all they may be a few."""
+    found = [case for case in odd if told[case.name].lost_s < STILL_S]
+    assert len(odd) - len(found) <= len(cases) // 8
+    return found
 
 
 def unmarked(cases: Sequence[Case], told: dict[str, Told]) -> list[str]:
