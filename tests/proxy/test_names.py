@@ -82,12 +82,15 @@ async def test_a_redis_that_cannot_be_found_is_looked_for_once_at_a_time(monkeyp
 
 async def test_what_one_has_looked_up_the_next_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first may have given up before it was known. An address that was of no use is looked up again."""
-    release, asked = threading.Event(), []
+    release, asked, real = threading.Event(), [], socket.getaddrinfo
 
-    def getaddrinfo(host: str, port: int, **_: Any) -> Any:
+    def getaddrinfo(host: str, port: int, **named: Any) -> Any:
+        if host != "redis":
+            return real(host, port, **named)  # something else that this process runs
         asked.append(host)
+        address = f"10.0.0.{len(asked)}"
         release.wait(60)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"10.0.0.{len(asked)}", port))] * 2
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))] * 2
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     addresses = Addresses()

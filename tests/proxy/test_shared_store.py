@@ -276,7 +276,7 @@ async def test_what_is_sent_while_the_store_is_lost(settings: dict[str, str], le
 async def test_metrics_tell_by_which_book_it_spends(redis: RedisServer) -> None:
     async with (
         FakeBybit() as exchange,
-        gateway(exchange.url, limits=[EXACT], store__url=redis.url) as app,
+        gateway(exchange.url, limits=[EXACT], store__url=redis.url, store__timeout="1s") as app,
         aiohttp.ClientSession() as session,
     ):
         await until(lambda: mode(app) == "shared", "the shared budget")
