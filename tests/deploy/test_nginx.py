@@ -331,6 +331,18 @@ async def test_orders_go_on_while_a_replica_is_gone() -> None:
         assert [json.loads(seen.body)["orderLinkId"] for seen in exchanges[1].seen] == [str(n) for n in range(20)]
 
 
+async def test_the_one_that_is_left_of_five_is_found() -> None:
+    """Three tries are not enough if those who are gone come first, so nginx begins anew with what may be sent again."""
+    async with recorder() as exchange, gateway(exchange.url, limits=ROOMY) as left:
+        with front(*(free_port() for _ in range(4)), left.port) as before:
+            for number in range(10):
+                body = json.dumps({"orderLinkId": str(number)}).encode()
+                for sent in (request("POST", "/v5/order/create", body=body), request("GET", "/v5/account/info")):
+                    assert (await exchange_bytes(before.port, sent)).status == 200
+
+        assert [seen.line.split()[0] for seen in exchange.seen] == [b"POST", b"GET"] * 10
+
+
 async def test_without_any_replica_nothing_is_sent_and_the_client_is_told_so() -> None:
     """Not executed, whatever it was: clients may send it again."""
     with front(free_port(), free_port()) as before:

@@ -343,8 +343,9 @@ async def test_calls_that_wait_for_redis_are_counted_and_so_are_our_own_windows(
                     group.create_task(app.store.usage())
                 await asyncio.sleep(0)  # all have asked, and a few connections cannot have taken them all up
                 waiting = app.watch.vitals.readings(0).redis_calls
-            after, windows = app.watch.vitals.readings(0).redis_calls, app.watch.vitals.kept()["windows"]
+            windows = app.watch.vitals.kept()["windows"]
+            # Between two of the store's own calls, which it makes all the time.
+            await until(lambda: app.watch.vitals.readings(0).redis_calls == 0, "no call that waits")
 
     assert waiting >= 1_000
-    assert after == 0
     assert windows >= 2
