@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any, Final
@@ -53,6 +54,12 @@ async def crowd(ports: Sequence[int], asked: str, callers: int = CALLERS) -> lis
                 return answer.status, await answer.read()
 
         return list(await asyncio.gather(*(one(number) for number in range(callers))))
+
+
+def standing() -> FakeBybit:
+    """Its market does not move: who asks by himself, a little later than others, gets the same open candle."""
+    now_us = time.time_ns() // 1_000
+    return FakeBybit(clock=lambda: now_us)
 
 
 def slow(exchange: FakeBybit, delay_us: int = 300_000) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from proxy.app import App
 from proxy.errors import _RECONCILE
+from tests.conversation import until
 from tests.deploy.front import CONFIGURATION, Front, front, needs_nginx, written_for
 from tests.fake_bybit import FakeBybit, Settings
 from tests.gateway_fixture import gateway
@@ -331,16 +332,29 @@ async def test_orders_go_on_while_a_replica_is_gone() -> None:
         assert [json.loads(seen.body)["orderLinkId"] for seen in exchanges[1].seen] == [str(n) for n in range(20)]
 
 
-async def test_the_one_that_is_left_of_five_is_found() -> None:
-    """Three tries are not enough if those who are gone come first, so nginx begins anew with what may be sent again."""
-    async with recorder() as exchange, gateway(exchange.url, limits=ROOMY) as left:
-        with front(*(free_port() for _ in range(4)), left.port) as before:
-            for number in range(10):
-                body = json.dumps({"orderLinkId": str(number)}).encode()
-                for sent in (request("POST", "/v5/order/create", body=body), request("GET", "/v5/account/info")):
-                    assert (await exchange_bytes(before.port, sent)).status == 200
+async def test_the_busy_one_that_is_left_of_five_is_found() -> None:
+    """Who is gone looks idle and is asked first: all are tried, with what may be sent again."""
+    held = asyncio.Event()
 
-        assert [seen.line.split()[0] for seen in exchange.seen] == [b"POST", b"GET"] * 10
+    async def hold_the_first(_: Seen, writer: asyncio.StreamWriter) -> None:
+        if len(exchange.seen) == 1:
+            await held.wait()
+        writer.write(OK)
+
+    async with recorder(hold_the_first) as exchange, gateway(exchange.url, limits=ROOMY) as left:
+        with front(*(free_port() for _ in range(4)), left.port) as before:
+            read = request("GET", "/v5/account/info")
+            async with asyncio.TaskGroup() as group:
+                first = group.create_task(exchange_bytes(before.port, read))
+                await until(lambda: exchange.seen, "the first at the exchange")
+                for number in range(10):
+                    order = request("POST", "/v5/order/create", body=json.dumps({"orderLinkId": str(number)}).encode())
+                    for sent in (order, read):
+                        assert (await exchange_bytes(before.port, sent)).status == 200
+                held.set()
+
+        assert first.result().status == 200
+        assert [seen.line.split()[0] for seen in exchange.seen] == [b"GET"] + [b"POST", b"GET"] * 10
 
 
 async def test_without_any_replica_nothing_is_sent_and_the_client_is_told_so() -> None:

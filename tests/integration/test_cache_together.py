@@ -22,6 +22,7 @@ from tests.caches_together import (
     gateways,
     processes,
     slow,
+    standing,
 )
 from tests.conversation import until
 from tests.fake_bybit import FakeBybit
@@ -76,7 +77,7 @@ async def test_of_a_range_one_fetches_for_all_without_being_told(redis: RedisSer
     """`lock: auto`, and nothing else to do. Of the newest candles each gateway fetches its own: to wait for another
     would take longer."""
     for asked, times in ((CLOSED, 1), (target("BTCUSDT", start=1_770_000_000_000), 1), (LATEST, GATEWAYS)):
-        async with FakeBybit() as exchange, gateways(exchange.url, redis.url, cache__lock="auto") as apps:
+        async with standing() as exchange, gateways(exchange.url, redis.url, cache__lock="auto") as apps:
             slow(exchange)
             answered_alike(await crowd([app.port for app in apps], asked, 30))
             assert exchange.stats.requests == times, asked
@@ -86,7 +87,7 @@ async def test_of_a_range_one_fetches_for_all_without_being_told(redis: RedisSer
 async def test_of_everything_while_so_much_of_the_budget_is_used(redis: RedisServer, above: str, times: int) -> None:
     limits = [{"name": "all", "quota": "20/60s", "counts": "upstream"}]
     auto = {"limits": limits, "cache__lock": "auto", "cache__lock_above": above}
-    async with FakeBybit() as exchange, gateways(exchange.url, redis.url, **auto) as apps:
+    async with standing() as exchange, gateways(exchange.url, redis.url, **auto) as apps:
         for app in apps:
             for _ in range(4):
                 await ask(app, "/v5/market/time")
