@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.postgres_server import database, postgres
-from tests.slowness import Slowness
 
 __all__ = ["database", "postgres"]  # fixtures
 
@@ -26,14 +23,3 @@ def _home_is_left_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
-
-
-@pytest.fixture
-async def slow() -> AsyncIterator[Slowness]:
-    """How much time this machine has lost since the test began."""
-    slowness = Slowness()
-    watching = asyncio.ensure_future(slowness.watch())  # noqa: TID251  # ended below
-    yield slowness
-    watching.cancel()
-    with suppress(asyncio.CancelledError):
-        await watching

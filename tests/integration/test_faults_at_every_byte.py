@@ -31,7 +31,6 @@ from tests.gateway_fixture import DEEP, gateway
 from tests.raw_http import RawAnswer, read_answer
 from tests.recorder import OK, recorder
 from tests.signing import signed
-from tests.slowness import Slowness
 
 pytestmark = pytest.mark.usefixtures("warnings_only")
 Run = Callable[[Coroutine[None, None, None]], None]
@@ -55,7 +54,6 @@ WAIT_S, TOTAL_S, SLOWNESS_S = 1.5, 2.0, 1.0
 PATIENCE_S: Final = 10.0
 """Of clients: none needs it."""
 AT_ONCE, FEW_AT_ONCE = 64, 16
-STILL_S: Final = 0.2
 MOST_HICCUPS: Final = 4
 """Times that this machine may stand still for longer than READ_S; each spoils what is under way, and no more."""
 SWEEPS: Final = 50 if DEEP else 2
@@ -132,7 +130,6 @@ class World:
     exchange: FakeBybit
     relay: CuttingRelay
     app: App
-    slowness: Slowness
 
 
 @asynccontextmanager
@@ -151,11 +148,7 @@ async def world(read_s: float = READ_S, **more: str) -> AsyncIterator[World]:
         CuttingRelay(exchange.port) as relay,
         gateway(relay.url, **overrides | OVERRIDES | more) as app,
     ):
-        slowness = Slowness()
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(slowness.watch())
-            yield World(exchange, relay, app, slowness)
-            watching.cancel()
+        yield World(exchange, relay, app)
 
 
 @dataclass(frozen=True)
@@ -165,8 +158,6 @@ class Told:
     answer: RawAnswer | None
     trouble: str
     took_s: float
-    lost_s: float
-    """How much of that this machine stood still."""
 
     def __str__(self) -> str:
         if self.answer is None:
@@ -184,7 +175,7 @@ class Client:
     async def ask(self, case: Case) -> Told:
         self._world.relay.plan(case.name, case.faults)
         now = asyncio.get_running_loop().time
-        began, lost_us = now(), self._world.slowness.us
+        began = now()
         answer, trouble = None, ""
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -197,7 +188,7 @@ class Client:
             answer, trouble = None, "a part of an answer"
         if answer is None or answer.get("Connection") == "close":
             self.close()
-        return Told(answer, trouble, now() - began, (self._world.slowness.us - lost_us) / 1e6)
+        return Told(answer, trouble, now() - began)
 
     async def _exchange(self, request: bytes) -> RawAnswer:
         if self._ends is None:
@@ -366,24 +357,15 @@ def lies(cases: Sequence[Case], told: dict[str, Told], truth: Truth, lie: Lie) -
     return found
 
 
-def missed(cases: Sequence[Case], told: dict[str, Told], truth: Truth) -> list[str]:
+def missed(cases: Sequence[Case], truth: Truth) -> list[str]:
     """Cases whose first fault was never reached: they would prove nothing."""
-    unstruck = [case for case in cases if case.faults and not any(each.struck for each in truth.of(case)[:1])]
-    return [case.name for case in unexcused(unstruck, cases, told)]
+    return [case.name for case in cases if case.faults and not any(each.struck for each in truth.of(case)[:1])]
 
 
 def unserved(cases: Sequence[Case], told: dict[str, Told]) -> list[str]:
     """Those that did not get the exchange's 200."""
     served = {name for name, each in told.items() if each.answer is not None and each.answer.status == 200}
-    others = unexcused([case for case in cases if case.name not in served], cases, told)
-    return [f"{case.name} {case.faults[:1]}: {told[case.name]}" for case in others]
-
-
-def unexcused(odd: Sequence[Case], cases: Sequence[Case], told: dict[str, Told]) -> list[Case]:
-    """Without those that this machine stood still for, which a gateway gives up. Of all they may be a few."""
-    found = [case for case in odd if told[case.name].lost_s < STILL_S]
-    assert len(odd) - len(found) <= len(cases) // 8
-    return found
+    return [f"{case.name} {case.faults[:1]}: {told[case.name]}" for case in cases if case.name not in served]
 
 
 def unmarked(cases: Sequence[Case], told: dict[str, Told]) -> list[str]:
@@ -484,7 +466,7 @@ async def two_thousand_orders() -> None:
 
     print(summary(cases, told, truth))
     assert len(cases) >= 2_000
-    assert missed(cases, told, truth) == []
+    assert missed(cases, truth) == []
     assert truth.duplicated == {}
     assert lies([*cases, *healthy], told, truth, lie_about_a_write) == []
     assert hiccups([*cases, *healthy], told) <= MOST_HICCUPS * AT_ONCE
@@ -529,7 +511,7 @@ async def long_orders() -> None:
         told = await ask_all(here, [*cases, long("whole")], at_once=4)
     truth = Truth(here)
 
-    assert missed(cases, told, truth) == []
+    assert missed(cases, truth) == []
     assert lies([*cases, long("whole")], told, truth, lie_about_a_write) == []
     assert truth.placed == {"whole": 1}
     assert unmarked(cases, told) == []
@@ -575,7 +557,7 @@ async def reads_with_one_fault() -> None:
 
     print(summary(cases, told, truth))
     assert len(cases) >= 1_000
-    assert missed(cases, told, truth) == []
+    assert missed(cases, truth) == []
     assert lies(cases, told, truth, lie_about_a_read) == []
     assert unserved([case for case in cases if not is_long_stall(case.faults[0])], told) == []
 
@@ -593,7 +575,7 @@ async def reads_with_nothing_but_faults() -> None:
     truth = Truth(here)
 
     print(summary(cases, told, truth))
-    assert missed(cases, told, truth) == []
+    assert missed(cases, truth) == []
     assert lies(cases, told, truth, lie_about_a_read) == []
 
 
@@ -704,5 +686,5 @@ async def sent_once(obstacle: str) -> None:
         told = {case.name: await ask(here, case)}
     truth = Truth(here)
 
-    assert missed([case], told, truth) == []
+    assert missed([case], truth) == []
     assert lies([case], told, truth, lie_about_a_read) == []

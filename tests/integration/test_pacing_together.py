@@ -15,7 +15,6 @@ from tests.gateway_fixture import gateway
 from tests.integration.test_ban_together import emptied, redis
 from tests.integration.trio import jitter, skewed
 from tests.redis_servers import RedisServer, needs_redis
-from tests.slowness import Slowness
 
 __all__ = ["emptied", "redis"]
 
@@ -29,10 +28,10 @@ async def info(client: Client, _: int) -> Told:
     return await client.get_signed()
 
 
-async def test_three_gateways_share_what_an_account_may_send(redis: RedisServer, slow: Slowness) -> None:
+async def test_three_gateways_share_what_an_account_may_send(redis: RedisServer) -> None:
     """Thirty clients of one key push, by clocks that differ: hardly a refusal, and little is wasted."""
     settings = Settings(account_limits={f"GET {INFO}": HIDDEN})
-    common: dict[str, Any] = {"limits": LIMITS, "store__url": redis.url, "store__replicas": "3", "store__timeout": "1s"}
+    common: dict[str, Any] = {"limits": LIMITS, "store__url": redis.url, "store__replicas": "3"}
     async with AsyncExitStack() as stack:
         exchange = await stack.enter_async_context(FakeBybit(settings=settings))
         jitter(exchange, 5_000)
@@ -46,16 +45,16 @@ async def test_three_gateways_share_what_an_account_may_send(redis: RedisServer,
         await asyncio.sleep(0.5)  # a heartbeat
         async with crowd(session, apps, clients=30, ask=info) as people:
             await asyncio.sleep(1.5)  # until the account's second is full
-            told_before, refused_before, lost_us = len(people.told), exchange.books.account.refused, slow.us
+            told_before, refused_before = len(people.told), exchange.books.account.refused
             await asyncio.sleep(SECONDS)
-            answered, lost_us = len(people.told) - told_before, slow.us - lost_us
+            answered = len(people.told) - told_before
             refused = exchange.books.account.refused - refused_before
             limits = [(await Client(session, app).limits())["@account-info"] for app in apps]
 
     print(f"{answered} answered, {refused} refused, {exchange.books.account.max_in_window()} at most, {limits[0]}")
     assert refused_before <= 3
     assert refused <= 0.005 * answered
-    assert answered >= 0.85 * HIDDEN * (SECONDS - lost_us / 1e6)
+    assert answered >= 0.85 * HIDDEN * SECONDS
     assert {told.code for told in people.told} == {0}
     assert [row["limit"] for row in limits] == [HIDDEN] * 3
     assert all(row["learned"]["told_by_exchange"] for row in limits)

@@ -37,7 +37,7 @@ async def judge(running: Fleet, broken: float, healed: float) -> None:
     assert running.exchange.books.ip.breaches == 0
     assert still <= HOLD_S
     assert fullest >= WHOLE
-    await running.until(lambda: running.modes() == ["shared"] * len(running.apps), "the shared budget again")
+    assert running.modes() == ["shared"] * len(running.apps)
     assert set(running.statuses) == {200}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -18,12 +17,10 @@ from tests.crowd import LIMIT, LIMITS, WINDOW_S, Seen, asked_once, crowd, exchan
 from tests.fake_bybit import FakeBybit
 from tests.fake_bybit.answers import bad_request_page, geo_block_page
 from tests.gateway_fixture import ROUTES, gateway
-from tests.integration.arrivals import Arrivals
 from tests.proxy.test_log import Captured, captured
 from tests.raw_http import exchange_bytes
 from tests.recorder import Seen as Request
 from tests.recorder import answer_ok, answering, recorder
-from tests.slowness import Slowness
 
 __all__ = ["captured"]
 
@@ -51,7 +48,7 @@ async def in_a_hurry(
         yield app
 
 
-async def test_a_ban_stops_sixty_clients_until_one_question_is_answered(slow: Slowness) -> None:
+async def test_a_ban_stops_sixty_clients_until_one_question_is_answered() -> None:
     """Nothing arrives late but one question; who waits is told at once, orders too; then all goes on."""
     async with (
         FakeBybit(settings=exchange_settings(BAN_US * 3 // 4)) as exchange,
@@ -76,9 +73,8 @@ async def test_a_ban_stops_sixty_clients_until_one_question_is_answered(slow: Sl
     waiting = people.waiting_at(seen.began_us)
     turned_away = [told for told in waiting if told.gateway == "banned"]
     assert len(turned_away) > 10
-    assert max(told.told_us for told in waiting) - seen.began_us < 1_000_000 + slow.us
-    refused = [told for told in people.since(seen.began_us) if told.status == 403]
-    assert all(told.told_us - told.asked_us < 1_000_000 + slow.us for told in refused)
+    assert max(told.told_us for told in waiting) - seen.began_us < 1_000_000
+    assert all(told.told_us - told.asked_us < 1_000_000 for told in people.since(seen.began_us) if told.status == 403)
 
     meanwhile = [told for told in people.since(seen.began_us + 200_000) if told.told_us < resumed_us - 200_000]
     assert {(told.status, told.gateway, told.body) for told in meanwhile} == {(403, "banned", b"access too frequent")}
@@ -87,7 +83,7 @@ async def test_a_ban_stops_sixty_clients_until_one_question_is_answered(slow: Sl
     assert {told.status for told in people.told if told.told_us > resumed_us + 100_000} == {200}
 
 
-async def test_orders_that_wait_for_their_turn_are_told_at_once(slow: Slowness) -> None:
+async def test_orders_that_wait_for_their_turn_are_told_at_once() -> None:
     """An order that is certain not to be sent is worth knowing about: its client can act."""
     async with (
         FakeBybit() as exchange,
@@ -109,7 +105,7 @@ async def test_orders_that_wait_for_their_turn_are_told_at_once(slow: Slowness) 
     refused = [each for each in told if each.gateway == "banned"]
     assert len(refused) > 5
     assert {(each.status, each.body) for each in refused} == {(403, b"access too frequent")}
-    assert max(each.told_us for each in refused) - struck_us < 1_000_000 + slow.us
+    assert max(each.told_us for each in refused) - struck_us < 1_000_000
     assert (later.status, later.gateway) == (403, "banned")
     assert sent == sum(each.gateway is None for each in told)
 
@@ -283,7 +279,7 @@ async def test_the_phrase_is_believed_in_whatever_dress() -> None:
     assert len(upstream.seen) == 1
 
 
-async def test_a_question_that_is_told_403_prolongs_the_ban(slow: Slowness) -> None:
+async def test_a_question_that_is_told_403_prolongs_the_ban() -> None:
     """The exchange's ban is longer than ours: each time we wait twice as long before we ask again."""
     async with (
         FakeBybit(settings=exchange_settings(2_400_000)) as exchange,
@@ -305,7 +301,7 @@ async def test_a_question_that_is_told_403_prolongs_the_ban(slow: Slowness) -> N
     assert (first.status, second.status) == (403, 200)
     assert first.time_us - seen.began_us >= 1_000_000
     assert second.time_us - first.time_us >= 2_000_000
-    assert 1_500_000 - slow.us < left_us <= 2_000_000
+    assert 1_500_000 < left_us <= 2_000_000
     assert told.headers["Retry-After"] == "2"
     assert bans == 1, "it is the same one"
 
@@ -354,19 +350,14 @@ async def test_after_a_ban_the_budget_grows_from_a_quarter_to_the_whole() -> Non
         gateway(exchange.url, limits=LIMITS, pacing__ban="600ms", pacing__ramp="2s", queue__max_wait="30s") as app,
         new_session() as session,
         crowd(session, [app], ask=market),
-        asyncio.TaskGroup() as group,
     ):
-        traffic = Arrivals(exchange, LIMIT, WINDOW_S)
-        sampling = group.create_task(traffic.sample())
         await asyncio.sleep(WINDOW_S)  # until the budget is in use
         exchange.faults.add({"kind": "ban", "count": 1})
         await until(lambda: app.egress.banned, "the ban")
         await until(lambda: not app.egress.banned, "its end")
         quarter = await Client(session, app).metric("gateway_budget_part_ratio")
-        await asyncio.sleep(ramp_s + 0.5)
-        used = await traffic.reach(0.8, time.monotonic(), 2 * WINDOW_S, within_s=30)
+        await asyncio.sleep(ramp_s + 2.5 * WINDOW_S)
         whole = await Client(session, app).metric("gateway_budget_part_ratio")
-        sampling.cancel()
 
     lifted = Seen(exchange).lifting
     assert lifted is not None
@@ -379,7 +370,7 @@ async def test_after_a_ban_the_budget_grows_from_a_quarter_to_the_whole() -> Non
     # After a quarter of the ramp seven sixteenths of the budget may be in use, after half of it five eighths.
     assert arrived(0, 0.5) <= 0.4375 * LIMIT + 2
     assert arrived(0, 1) <= 0.625 * LIMIT + 2
-    assert used >= 0.8
+    assert arrived(ramp_s + 0.5, ramp_s + 2.5) >= 0.8 * 2 * LIMIT
     assert 0.25 <= quarter < 0.6
     assert whole == 1
     assert exchange.books.ip.breaches == 0

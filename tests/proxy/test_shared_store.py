@@ -177,7 +177,7 @@ async def test_over_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
             address = f"rediss://127.0.0.1:{server.port}"
             async with gateway(exchange.url, store__url=address, store__ca_file=str(made.ca_path)) as app:
                 trusted = mode(app)
-            async with gateway(exchange.url, store__url=address, store__timeout="1s") as app:
+            async with gateway(exchange.url, store__url=address) as app:
                 untrusted = (mode(app), app.store.status()["failure"])
     assert trusted in {"shared", "holding"}
     assert untrusted == ("emergency", "unreachable")
@@ -276,7 +276,7 @@ async def test_what_is_sent_while_the_store_is_lost(settings: dict[str, str], le
 async def test_metrics_tell_by_which_book_it_spends(redis: RedisServer) -> None:
     async with (
         FakeBybit() as exchange,
-        gateway(exchange.url, limits=[EXACT], store__url=redis.url, store__timeout="1s") as app,
+        gateway(exchange.url, limits=[EXACT], store__url=redis.url) as app,
         aiohttp.ClientSession() as session,
     ):
         await until(lambda: mode(app) == "shared", "the shared budget")

@@ -240,14 +240,12 @@ async def all_show(session: aiohttp.ClientSession, apps: list[App], mode: str) -
 @needs_redis
 async def test_all_gateways_of_an_address_follow(redis: RedisServer) -> None:
     """Whichever is told; those too that start later, and whatever Redis forgets."""
-    # One that starts while Redis is lost knows of nothing: this machine must not make it so.
-    shared: dict[str, Any] = {"store__url": redis.url, "store__timeout": "1s"}
     async with (
         recorder() as upstream,
-        guarded(upstream.url, **shared) as first,
-        guarded(upstream.url, **shared) as second,
-        guarded(upstream.url, **shared) as third,
-        guarded(upstream.url, **shared, egress__id="elsewhere") as other,
+        guarded(upstream.url, store__url=redis.url) as first,
+        guarded(upstream.url, store__url=redis.url) as second,
+        guarded(upstream.url, store__url=redis.url) as third,
+        guarded(upstream.url, store__url=redis.url, egress__id="elsewhere") as other,
         new_session() as session,
     ):
         apps = [first, second, third]
@@ -256,12 +254,12 @@ async def test_all_gateways_of_an_address_follow(redis: RedisServer) -> None:
         await all_show(session, apps, "halt-new")
         told = [await Client(session, app).create("one") for app in apps]
         others = await shown(session, other)
-        async with guarded(upstream.url, **shared) as late:
+        async with guarded(upstream.url, store__url=redis.url) as late:
             at_once = await Client(session, late).create("one")
             with redis.client() as client:
                 client.flushall()
             await asyncio.sleep(FOLLOW_S)  # until Redis has been told again
-            async with guarded(upstream.url, **shared) as later:
+            async with guarded(upstream.url, store__url=redis.url) as later:
                 after_flush = await Client(session, later).create("one")
                 await all_show(session, [*apps, late, later], "halt-new")
                 await switch(session, late, "normal")

@@ -333,7 +333,7 @@ async def test_calls_that_wait_for_redis_are_counted_and_so_are_our_own_windows(
     with redis_server() as redis:
         async with (
             FakeBybit() as exchange,
-            gateway(exchange.url, store__url=redis.url, store__timeout="1s") as app,
+            gateway(exchange.url, store__url=redis.url) as app,
             new_session() as session,
         ):
             await until(lambda: app.store.status()["mode"] == "shared", "the shared store")
